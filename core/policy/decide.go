@@ -1,0 +1,295 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/source"
+)
+
+// Question asks for one connection or request.
+type Question struct {
+	From, To Party
+	Protocol netset.Protocol
+	Port     uint16
+	// Request is set for a question about one request; otherwise the question
+	// is about the connection.
+	Request *netset.Request
+}
+
+// Answer is what [Intent.Decide] says, and why.
+type Answer struct {
+	Allowed bool
+	// Permission is the one that allows, nil if none does.
+	Permission *Permission
+	// Nearest is the permission that came closest, when none allows, and Why
+	// what it lacks.
+	Nearest *Permission
+	Why     string
+}
+
+// Decide is the decision: allowed exactly when a permission in force holds the
+// question. Permissions only allow, so the first that does decides; for a
+// connection, one that allows some of its requests allows it to open.
+func (in *Intent) Decide(q Question) Answer {
+	var near *Permission
+	for _, i := range in.byTo[q.To] {
+		p := &in.Permissions[i]
+		from := p.From.Has(q.From)
+		if from && p.holds(q) {
+			return Answer{Allowed: true, Permission: p}
+		}
+		if from || near == nil {
+			near = p
+		}
+	}
+	a := Answer{Nearest: near, Why: "no permission names " + q.To.Name}
+	if near != nil {
+		a.Why = fmt.Sprintf("the nearest is %s, which is for %s", near.Name, near.From.Name)
+		if near.From.Has(q.From) {
+			a.Why = fmt.Sprintf("the nearest is %s, which allows only %s", near.Name, near.Traffic)
+		}
+	}
+	for i := range in.Expired {
+		p := &in.Expired[i]
+		if p.To == q.To && p.From.Has(q.From) && p.holds(q) {
+			a.Nearest = p
+			a.Why = fmt.Sprintf("%s expired on %s", p.Name, p.Why.Until.Time.Format(time.DateOnly))
+		}
+	}
+	return a
+}
+
+func (p *Permission) holds(q Question) bool {
+	if q.Request != nil {
+		return p.Traffic.HasRequest(q.Protocol, q.Port, *q.Request)
+	}
+	return !p.Traffic.RequestsAt(q.Protocol, q.Port).IsEmpty()
+}
+
+// Between returns everything that from may send to to: the symbolic form of
+// [Intent.Decide].
+func (in *Intent) Between(from, to Party) netset.Traffic {
+	var t netset.Traffic
+	for _, i := range in.byTo[to] {
+		if p := &in.Permissions[i]; p.From.Has(from) {
+			t = t.Union(p.Traffic)
+		}
+	}
+	return t
+}
+
+// PermissionsTo returns the permissions in force towards a party.
+func (in *Intent) PermissionsTo(to Party) []*Permission {
+	out := make([]*Permission, len(in.byTo[to]))
+	for i, id := range in.byTo[to] {
+		out[i] = &in.Permissions[id]
+	}
+	return out
+}
+
+// Workload returns the workload of that name, or nil.
+func (in *Intent) Workload(name string) *Workload { return in.workloads[name] }
+
+// Zone returns the zone of that name, or nil.
+func (in *Intent) Zone(name string) *Zone { return in.zones[name] }
+
+// Destination returns the destination of that name, or nil.
+func (in *Intent) Destination(name string) *Destination { return in.destinations[name] }
+
+// InZone reports whether w is in a zone or in one inside it.
+func (in *Intent) InZone(w *Workload, zone string) bool {
+	at := in.zones[w.Zone.Value]
+	for range len(in.zones) + 1 {
+		if at == nil {
+			return false
+		}
+		if at.Name.Value == zone {
+			return true
+		}
+		at = in.zones[at.In.Value]
+	}
+	return false
+}
+
+// RoleOf returns the role of the zone that a workload is in. A zone without a
+// role has that of the nearest outer zone with one, otherwise custom.
+func (in *Intent) RoleOf(w *Workload) Role {
+	at := in.zones[w.Zone.Value]
+	for range len(in.zones) + 1 {
+		if at == nil {
+			break
+		}
+		if at.Role.Value != "" {
+			return Role(at.Role.Value)
+		}
+		at = in.zones[at.In.Value]
+	}
+	return Custom
+}
+
+// Expiring returns the permissions in force that end within the time after At.
+func (in *Intent) Expiring(within time.Duration) []*Permission {
+	var out []*Permission
+	for i := range in.Permissions {
+		p := &in.Permissions[i]
+		if u := p.Why.Until; !u.Time.IsZero() && u.Expired(in.At.Add(within)) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// TestFailure is a policy test that does not hold.
+type TestFailure struct {
+	Test *Test
+	Pos  source.Pos
+	Says string
+}
+
+// checkTest reports wrong references of a test.
+func (r *resolver) checkTest(t *Test) {
+	if t.From.Value != Internet {
+		r.group(t.From)
+	}
+	if r.in.destinations[t.To.Value] == nil && t.To.Value != Internet && !validHost(t.To.Value) {
+		r.testTargets(t)
+	}
+	for _, op := range append(append([]Text(nil), t.Allow...), t.Deny...) {
+		if op.Value == "any" || op.Value == Connect {
+			continue
+		}
+		if _, err := netset.ParseRequests(op.Value); err != nil {
+			r.ds.Errorf("test-operation", op.Pos, "%q is not an operation: %v", op.Value, err).
+				WithFix("write any, connect, or a request such as GET /features/1")
+		}
+	}
+	if len(t.Allow) == 0 && len(t.Deny) == 0 {
+		r.ds.Errorf("empty-test", t.Pos, "the test states nothing").WithFix("add allow: or deny:")
+	}
+}
+
+// testTargets resolves the To of a test: unlike in a flow, a workload that
+// serves nothing is a fine thing to deny.
+func (r *resolver) testTargets(t *Test) []targetService {
+	if w := r.in.workloads[t.To.Value]; w != nil && len(w.Serves) == 0 {
+		return nil
+	}
+	return r.targets(t.To)
+}
+
+// RunTests checks every policy test against the intent. A test of groups holds
+// only if it holds for each pair of their members.
+func (in *Intent) RunTests() []TestFailure {
+	var out []TestFailure
+	for i := range in.Policy.Tests {
+		t := &in.Policy.Tests[i]
+		pairs := in.testPairs(t)
+		for _, op := range t.Allow {
+			if says := firstFailure(pairs, op, mustAllow); says != "" {
+				out = append(out, TestFailure{Test: t, Pos: op.Pos, Says: says})
+			}
+		}
+		for _, op := range t.Deny {
+			if says := firstFailure(pairs, op, mustDeny); says != "" {
+				out = append(out, TestFailure{Test: t, Pos: op.Pos, Says: says})
+			}
+		}
+	}
+	return out
+}
+
+// testPair is one pair that a test speaks of: what is allowed, and the traffic
+// of the service in question, empty when nothing is served.
+type testPair struct {
+	from, to string
+	allowed  netset.Traffic
+	service  netset.Traffic
+}
+
+func firstFailure(pairs []testPair, op Text, check func(testPair, Text) string) string {
+	for _, p := range pairs {
+		if says := check(p, op); says != "" {
+			return fmt.Sprintf("%s → %s: %s", p.from, p.to, says)
+		}
+	}
+	return ""
+}
+
+func mustAllow(p testPair, op Text) string {
+	want := p.service.Limit(requestsOf(op))
+	if want.IsEmpty() {
+		return fmt.Sprintf("%s must be allowed, but nothing is served there", op.Value)
+	}
+	if missing := want.Subtract(p.allowed); !missing.IsEmpty() {
+		return fmt.Sprintf("%s must be allowed, but the policy denies %s", op.Value, missing)
+	}
+	return ""
+}
+
+func mustDeny(p testPair, op Text) string {
+	got := p.allowed
+	if op.Value != "any" && op.Value != Connect {
+		got = got.Limit(requestsOf(op))
+	}
+	if !got.IsEmpty() {
+		return fmt.Sprintf("%s must be denied, but the policy allows %s", op.Value, got)
+	}
+	return ""
+}
+
+// requestsOf returns the requests of an operation; its text was checked.
+func requestsOf(op Text) netset.Requests {
+	if op.Value == "any" || op.Value == Connect {
+		return netset.AnyRequest()
+	}
+	r, err := netset.ParseRequests(op.Value)
+	if err != nil {
+		return netset.Requests{}
+	}
+	return r
+}
+
+func (in *Intent) testPairs(t *Test) []testPair {
+	r := &resolver{in: in}
+	from := []Party{{OutsideParty, Internet}}
+	if t.From.Value != Internet {
+		from = nil
+		if g := r.group(t.From); g != nil {
+			from = g.Members
+		}
+	}
+	var out []testPair
+	for _, f := range from {
+		switch w := in.workloads[t.To.Value]; {
+		case in.destinations[t.To.Value] != nil || validHost(t.To.Value):
+			out = append(out, testPair{f.Name, t.To.Value, in.Between(f, Party{OutsideParty, t.To.Value}), netset.Port(netset.TCP, 443)})
+		case t.To.Value == Internet:
+			out = append(out, testPair{f.Name, Internet, in.outward(f), netset.Port(netset.TCP, 443)})
+		case w != nil && len(w.Serves) == 0:
+			out = append(out, testPair{f.Name, t.To.Value, in.Between(f, Party{WorkloadParty, t.To.Value}), netset.Traffic{}})
+		default:
+			for _, s := range r.testTargets(t) {
+				to := Party{WorkloadParty, s.workload.Name.Value}
+				if f == to {
+					continue
+				}
+				service := s.service.Traffic()
+				out = append(out, testPair{f.Name, to.Name + "/" + s.service.Name.Value, in.Between(f, to).Intersect(service), service})
+			}
+		}
+	}
+	return out
+}
+
+// outward returns everything that from may send to any outside party.
+func (in *Intent) outward(from Party) netset.Traffic {
+	var t netset.Traffic
+	for i := range in.Permissions {
+		if p := &in.Permissions[i]; p.To.Kind == OutsideParty && p.From.Has(from) {
+			t = t.Union(p.Traffic)
+		}
+	}
+	return t
+}

@@ -1,0 +1,663 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/source"
+)
+
+// Resolvers are the resolvers that targets know by name, with the port that
+// they listen on.
+var Resolvers = map[string]uint16{"kubernetes": 53, "openshift": 5353}
+
+// All is the group of every workload; ZonePrefix begins the name of a zone's.
+const (
+	All        = "all"
+	ZonePrefix = "zone/"
+)
+
+// Resolve checks a policy and returns what it allows at now. The diagnostics
+// are complete: they include every wrong reference, every access that its
+// protocol cannot express and, as warnings, every permission that expired.
+// The Intent holds what is right even when something else is wrong.
+func Resolve(p *Policy, now time.Time) (*Intent, source.Diagnostics) {
+	r := &resolver{
+		in: &Intent{
+			Policy:       p,
+			At:           now,
+			workloads:    map[string]*Workload{},
+			zones:        map[string]*Zone{},
+			destinations: map[string]*Destination{},
+			groups:       map[string]*Group{},
+			byTo:         map[Party][]int{},
+		},
+	}
+	r.names()
+	r.zones()
+	r.workloads()
+	r.gateway()
+	r.flows()
+	r.egress()
+	r.endpoints()
+	r.exposures()
+	r.shortForms()
+	r.others()
+	for i := range r.in.Permissions {
+		to := r.in.Permissions[i].To
+		r.in.byTo[to] = append(r.in.byTo[to], i)
+	}
+	r.ds.Sort()
+	return r.in, r.ds
+}
+
+type resolver struct {
+	in *Intent
+	ds source.Diagnostics
+	// through is the gateway's workload and service, if one is declared.
+	through        Party
+	throughService *Service
+}
+
+// names indexes everything by name. Duplicates are errors of the parser; for
+// policies made otherwise the first one counts.
+func (r *resolver) names() {
+	p := r.in.Policy
+	index := func(what string, name Text, seen map[string]Text) bool {
+		if first, dup := seen[name.Value]; dup {
+			r.ds.Errorf("duplicate-name", name.Pos, "%s %q is declared twice", what, name.Value).
+				WithNote(first.Pos, "first declared here").WithFix("rename or remove one of them")
+			return false
+		}
+		seen[name.Value] = name
+		return true
+	}
+	zones, workloads, dests := map[string]Text{}, map[string]Text{}, map[string]Text{}
+	for i := range p.Zones {
+		if index("zone", p.Zones[i].Name, zones) {
+			r.in.zones[p.Zones[i].Name.Value] = &p.Zones[i]
+		}
+	}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Name.Value == All || w.Name.Value == "zone" {
+			r.ds.Errorf("reserved-name", w.Name.Pos, "workload name %q has a meaning of its own", w.Name.Value).WithFix("choose another name")
+		}
+		if index("workload", w.Name, workloads) {
+			r.in.workloads[w.Name.Value] = w
+		}
+	}
+	for i := range p.Destinations {
+		if index("destination", p.Destinations[i].Name, dests) {
+			r.in.destinations[p.Destinations[i].Name.Value] = &p.Destinations[i]
+		}
+	}
+}
+
+func (r *resolver) zones() {
+	for i := range r.in.Policy.Zones {
+		z := &r.in.Policy.Zones[i]
+		if z.Role.Value != "" && !slices.Contains(Roles, Role(z.Role.Value)) {
+			r.ds.Errorf("role", z.Role.Pos, "zone %s has the unknown role %q", z.Name.Value, z.Role.Value).
+				WithFix("use one of data, training, artefacts, serving, logging, custom")
+		}
+		if z.In.Value == "" {
+			continue
+		}
+		if r.in.zones[z.In.Value] == nil {
+			r.unknown("zone", z.In, keys(r.in.zones))
+			continue
+		}
+		// Only the first zone of a cycle, in the order of the text, reports it.
+		chain := []string{z.Name.Value}
+		for at := r.in.zones[z.In.Value]; at != nil; at = r.in.zones[at.In.Value] {
+			if at == z {
+				if slices.Min(chain) == z.Name.Value {
+					r.ds.Errorf("cyclic-zone", z.In.Pos, "zone %s is inside itself: %s", z.Name.Value,
+						strings.Join(append(chain, z.Name.Value), " in ")).WithFix("remove one in:")
+				}
+				break
+			}
+			if slices.Contains(chain, at.Name.Value) {
+				break
+			}
+			chain = append(chain, at.Name.Value)
+		}
+	}
+}
+
+func (r *resolver) workloads() {
+	for i := range r.in.Policy.Workloads {
+		w := &r.in.Policy.Workloads[i]
+		if w.Zone.Value == "" {
+			r.ds.Errorf("no-zone", w.Name.Pos, "workload %s is in no zone", w.Name.Value).WithFix("add zone: NAME")
+		} else if r.in.zones[w.Zone.Value] == nil {
+			r.unknown("zone", w.Zone, keys(r.in.zones))
+		}
+		for j := range w.Serves {
+			s := &w.Serves[j]
+			if _, ok := ProtocolByName(s.Protocol.Value); !ok {
+				r.unknown("protocol", s.Protocol, protocolNames())
+			}
+			for k := range w.Serves[:j] {
+				o := &w.Serves[k]
+				if o.Traffic().Overlaps(s.Traffic()) {
+					r.ds.Errorf("duplicate-port", s.Name.Pos, "services %s and %s of workload %s use the same port", o.Name.Value, s.Name.Value, w.Name.Value).
+						WithNote(o.Name.Pos, "the other service").WithFix("give each its own port, or keep one")
+				}
+			}
+		}
+	}
+}
+
+func (r *resolver) gateway() {
+	g := r.in.Policy.Gateway
+	if g == nil {
+		return
+	}
+	targets := r.targets(g.Through)
+	switch {
+	case len(targets) > 1:
+		r.ds.Errorf("gateway", g.Through.Pos, "gateway %q means %d services", g.Through.Value, len(targets)).
+			WithFix("name one as WORKLOAD/SERVICE")
+	case len(targets) == 1:
+		r.through = Party{WorkloadParty, targets[0].workload.Name.Value}
+		r.throughService = targets[0].service
+	}
+}
+
+func (r *resolver) flows() {
+	for i := range r.in.Policy.Flows {
+		f := &r.in.Policy.Flows[i]
+		if v := f.EnforcedBy.Value; v != "" && v != EnforcedByApplication {
+			r.ds.Errorf("enforced-by", f.EnforcedBy.Pos, "enforcedBy %q is not known", v).WithFix("write enforcedBy: application, or leave it out")
+		}
+		from := r.groups(f.From)
+		for _, to := range f.To {
+			for _, t := range r.targets(to) {
+				proto, _ := ProtocolByName(t.service.Protocol.Value)
+				a := resolveAccess(f.May, proto, t.service, f.EnforcedBy, &r.ds)
+				for _, g := range from {
+					r.permit(Permission{
+						Kind: FlowKind, From: g, To: Party{WorkloadParty, t.workload.Name.Value},
+						Service: t.service, Traffic: t.service.traffic(a), ByApplication: a.byApp, Why: f.Why,
+						Name: fmt.Sprintf("flow %s → %s/%s", g.Name, t.workload.Name.Value, t.service.Name.Value), Pos: f.Pos,
+					})
+				}
+			}
+		}
+	}
+}
+
+// permit records a permission, in force or expired.
+func (r *resolver) permit(p Permission) {
+	if p.Traffic.IsEmpty() {
+		return
+	}
+	if p.Why.Until.Expired(r.in.At) {
+		r.ds.Warnf("expired", p.Why.Until.Pos, "%s expired on %s: it is denied", p.Name, p.Why.Until.Time.Format(time.DateOnly)).
+			WithFix("renew until: after a review, or remove it")
+		r.in.Expired = append(r.in.Expired, p)
+		return
+	}
+	r.in.Permissions = append(r.in.Permissions, p)
+}
+
+var anyHTTPS = Protocol{Name: "https", Transports: []netset.Protocol{netset.TCP}, Requests: HTTP}
+
+func (r *resolver) egress() {
+	for i := range r.in.Policy.Egress {
+		e := &r.in.Policy.Egress[i]
+		from := r.groups(e.From)
+		a := resolveAccess(e.May, anyHTTPS, nil, Text{}, &r.ds)
+		for _, to := range e.To {
+			d, ok := r.destination(to, e.Region, e.Ports)
+			if !ok {
+				continue
+			}
+			for _, g := range from {
+				p := Permission{
+					Kind: EgressKind, From: g, To: Party{OutsideParty, to.Value}, Names: d.names, Addrs: d.addrs,
+					Traffic: d.traffic.Limit(a.requests), Why: e.Why,
+					Name: fmt.Sprintf("egress %s → %s", g.Name, to.Value), Pos: e.Pos,
+				}
+				if r.throughService != nil && g.without(r.through) != nil {
+					r.throughGateway(p, d)
+					p.Via = r.through.Name
+				}
+				r.permit(p)
+			}
+		}
+	}
+}
+
+// throughGateway adds what an egress permission implies where a gateway is
+// declared: the way to it, and its own way out.
+func (r *resolver) throughGateway(p Permission, d place) {
+	g := p.From.without(r.through)
+	way := p
+	way.Kind, way.From, way.To, way.Service = GatewayKind, g, r.through, r.throughService
+	way.Names, way.Addrs, way.Traffic = nil, netset.Addrs{}, r.throughService.Traffic()
+	way.Name = fmt.Sprintf("gateway for %s", p.Name)
+	r.permit(way)
+	out := p
+	out.Kind, out.From, out.Traffic = GatewayKind, r.single(r.through), d.traffic
+	out.Name = fmt.Sprintf("gateway %s → %s", r.through.Name, p.To.Name)
+	for i := range r.in.Permissions {
+		q := &r.in.Permissions[i]
+		if q.Kind == GatewayKind && q.To == out.To && q.From == out.From && out.Traffic.SubsetOf(q.Traffic) {
+			return
+		}
+	}
+	r.permit(out)
+}
+
+// without returns g without p, nil if nothing is left.
+func (g *Group) without(p Party) *Group {
+	if !g.Has(p) {
+		return g
+	}
+	out := &Group{Name: g.Name, set: map[Party]bool{}}
+	for _, m := range g.Members {
+		if m != p {
+			out.Members = append(out.Members, m)
+			out.set[m] = true
+		}
+	}
+	if len(out.Members) == 0 {
+		return nil
+	}
+	return out
+}
+
+// place is a destination with everything filled in.
+type place struct {
+	names   []string
+	addrs   netset.Addrs
+	traffic netset.Traffic
+}
+
+// destination resolves a destination name, a host name or a CIDR.
+func (r *resolver) destination(to, region Text, ports []Text) (place, bool) {
+	var out place
+	d := r.in.destinations[to.Value]
+	switch {
+	case d != nil:
+		for _, h := range d.Hosts {
+			name := h.Value
+			if strings.Contains(name, "{region}") {
+				if region.Value == "" {
+					r.ds.Errorf("region", to.Pos, "destination %s differs by region", to.Value).
+						WithNote(h.Pos, "its host is %s", name).WithFix("add region: NAME to the permission")
+					return place{}, false
+				}
+				name = strings.ReplaceAll(name, "{region}", region.Value)
+			}
+			out.names = append(out.names, name)
+		}
+		if len(ports) == 0 {
+			ports = d.Ports
+		}
+	case looksLikeAddr(to.Value):
+		a, err := netset.ParseCIDR(to.Value)
+		if err != nil {
+			r.ds.Errorf("cidr", to.Pos, "%v", err).WithFix("write a CIDR such as 203.0.113.0/24")
+			return place{}, false
+		}
+		out.addrs = a
+	case strings.Contains(to.Value, "."):
+		if !validHost(to.Value) {
+			r.ds.Errorf("host", to.Pos, "%q is not a host name", to.Value).WithFix("write a name such as api.example.com or *.example.com")
+			return place{}, false
+		}
+		out.names = []string{strings.ToLower(to.Value)}
+	default:
+		r.unknown("destination", to, keys(r.in.destinations))
+		return place{}, false
+	}
+	out.traffic = r.ports(ports)
+	return out, true
+}
+
+func (r *resolver) ports(ports []Text) netset.Traffic {
+	if len(ports) == 0 {
+		return netset.Port(netset.TCP, 443)
+	}
+	var t netset.Traffic
+	for _, p := range ports {
+		n, err := strconv.ParseUint(p.Value, 10, 16)
+		if err != nil || n == 0 {
+			r.ds.Errorf("port", p.Pos, "port %q is not a number from 1 to 65535", p.Value).WithFix("write a number such as 443")
+			continue
+		}
+		t = t.Union(netset.Port(netset.TCP, uint16(n)))
+	}
+	return t
+}
+
+func looksLikeAddr(s string) bool {
+	return strings.ContainsAny(s, "/:") || s != "" && strings.Trim(s, "0123456789.") == ""
+}
+
+// validHost accepts a host name of LDH labels (RFC 1123 section 2.1) with at
+// most one leading `*.` label.
+func validHost(s string) bool {
+	s = strings.TrimPrefix(s, "*.")
+	if len(s) > 253 || !strings.Contains(s, ".") {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r *resolver) endpoints() {
+	for i := range r.in.Policy.Endpoints {
+		e := &r.in.Policy.Endpoints[i]
+		from := r.groups(e.Consumers)
+		name := e.Name.Value
+		if workload, _, ok := strings.Cut(e.Service.Value, "/"); ok && r.in.workloads[workload] != nil {
+			for _, t := range r.targets(e.Service) {
+				proto, _ := ProtocolByName(t.service.Protocol.Value)
+				a := resolveAccess(e.May, proto, t.service, Text{}, &r.ds)
+				for _, g := range from {
+					r.permit(Permission{Kind: EndpointKind, From: g, To: Party{WorkloadParty, t.workload.Name.Value}, Service: t.service,
+						Traffic: t.service.traffic(a), Why: e.Why, Name: fmt.Sprintf("endpoint %s for %s", name, g.Name), Pos: e.Pos})
+				}
+			}
+			continue
+		}
+		var addrs netset.Addrs
+		if e.Address.Value != "" {
+			var err error
+			if addrs, err = netset.ParseCIDR(e.Address.Value); err != nil {
+				r.ds.Errorf("cidr", e.Address.Pos, "endpoint %s: %v", name, err).WithFix("write the endpoint's address, such as 10.0.3.4")
+			}
+		}
+		a := resolveAccess(e.May, anyHTTPS, nil, Text{}, &r.ds)
+		for _, g := range from {
+			r.permit(Permission{Kind: EndpointKind, From: g, To: Party{OutsideParty, "endpoint/" + name}, Addrs: addrs,
+				Traffic: r.ports(e.Ports).Limit(a.requests), Why: e.Why, Name: fmt.Sprintf("endpoint %s for %s", name, g.Name), Pos: e.Pos})
+		}
+	}
+}
+
+func (r *resolver) exposures() {
+	for i := range r.in.Policy.Exposures {
+		e := &r.in.Policy.Exposures[i]
+		for _, to := range e.To {
+			for _, t := range r.targets(to) {
+				proto, _ := ProtocolByName(t.service.Protocol.Value)
+				a := resolveAccess(e.May, proto, t.service, Text{}, &r.ds)
+				for _, from := range e.From {
+					party, addrs, ok := r.outside(from)
+					if !ok {
+						continue
+					}
+					r.permit(Permission{Kind: ExposureKind, From: r.single(party), To: Party{WorkloadParty, t.workload.Name.Value},
+						Service: t.service, Traffic: t.service.traffic(a), Addrs: addrs, Why: e.Why,
+						Name: fmt.Sprintf("exposure %s → %s/%s", from.Value, t.workload.Name.Value, t.service.Name.Value), Pos: e.Pos})
+				}
+			}
+		}
+	}
+}
+
+func (r *resolver) outside(from Text) (Party, netset.Addrs, bool) {
+	switch from.Value {
+	case Internet:
+		return Party{OutsideParty, Internet}, netset.PublicAddrs(), true
+	case Hosts:
+		return Party{HostsParty, Hosts}, netset.Addrs{}, true
+	case ControlPlane:
+		return Party{ControlParty, ControlPlane}, netset.Addrs{}, true
+	}
+	addrs, err := netset.ParseCIDR(from.Value)
+	if err != nil {
+		r.ds.Errorf("exposure-from", from.Pos, "%q is not a source outside", from.Value).
+			WithFix("write internet, hosts, control-plane, or a CIDR")
+		return Party{}, netset.Addrs{}, false
+	}
+	return Party{OutsideParty, from.Value}, addrs, true
+}
+
+func (r *resolver) shortForms() {
+	if d := r.in.Policy.DNS; d != nil {
+		if port, ok := Resolvers[d.To.Value]; ok {
+			t := netset.Port(netset.UDP, port).Union(netset.Port(netset.TCP, port))
+			for _, g := range r.groupsOrAll(d.From) {
+				r.permit(Permission{Kind: DNSKind, From: g, To: Party{ResolverParty, d.To.Value}, Traffic: t, Why: d.Why,
+					Name: fmt.Sprintf("dns %s → %s", g.Name, d.To.Value), Pos: d.Pos})
+			}
+		} else {
+			r.service(DNSKind, d.To, d.From, d.Why, d.Pos)
+		}
+	}
+	if t := r.in.Policy.Telemetry; t != nil {
+		r.service(TelemetryKind, t.To, t.From, t.Why, t.Pos)
+	}
+}
+
+func (r *resolver) service(kind Kind, to Text, from []Text, why Why, pos source.Pos) {
+	for _, t := range r.targets(to) {
+		self := Party{WorkloadParty, t.workload.Name.Value}
+		for _, g := range r.groupsOrAll(from) {
+			if g = g.without(self); g == nil {
+				continue
+			}
+			r.permit(Permission{Kind: kind, From: g, To: self, Service: t.service, Traffic: t.service.Traffic(), Why: why,
+				Name: fmt.Sprintf("%s %s → %s/%s", kind, g.Name, t.workload.Name.Value, t.service.Name.Value), Pos: pos})
+		}
+	}
+}
+
+// others checks the parts that permit nothing: their references must hold.
+func (r *resolver) others() {
+	p := r.in.Policy
+	for i := range p.Relaxations {
+		r.groups(p.Relaxations[i].For)
+		if d := p.Relaxations[i].Until; d.Expired(r.in.At) {
+			r.ds.Warnf("expired", d.Pos, "the relaxation of %s expired on %s", p.Relaxations[i].Invariant.Value, d.Time.Format(time.DateOnly)).
+				WithFix("renew until: after a review, or remove it")
+		}
+	}
+	for i := range p.Invariants {
+		r.groups(p.Invariants[i].From)
+		for _, to := range p.Invariants[i].To {
+			if to.Value != Internet {
+				r.group(to)
+			}
+		}
+	}
+	for i := range p.Tests {
+		r.checkTest(&p.Tests[i])
+	}
+}
+
+// target is a service of a workload.
+type targetService struct {
+	workload *Workload
+	service  *Service
+}
+
+// targets resolves WORKLOAD/SERVICE, WORKLOAD or zone/NAME.
+func (r *resolver) targets(to Text) []targetService {
+	var out []targetService
+	add := func(w *Workload) {
+		for i := range w.Serves {
+			out = append(out, targetService{w, &w.Serves[i]})
+		}
+	}
+	if strings.HasPrefix(to.Value, ZonePrefix) || to.Value == All {
+		g := r.group(to)
+		if g == nil {
+			return nil
+		}
+		for _, m := range g.Members {
+			add(r.in.workloads[m.Name])
+		}
+		if len(out) == 0 {
+			r.ds.Errorf("no-service", to.Pos, "no workload in %s serves anything", to.Value).WithFix("add serves: to a workload of the zone")
+		}
+		return out
+	}
+	name, service, named := strings.Cut(to.Value, "/")
+	w := r.in.workloads[name]
+	switch {
+	case w == nil:
+		r.unknown("workload", Text{name, to.Pos}, keys(r.in.workloads))
+	case named:
+		for i := range w.Serves {
+			if w.Serves[i].Name.Value == service {
+				return []targetService{{w, &w.Serves[i]}}
+			}
+		}
+		d := r.ds.Errorf("unknown-service", to.Pos, "workload %s serves no %q", name, service)
+		d.WithNote(w.Name.Pos, "the workload is declared here")
+		d.WithFix("%s", serviceFix(w, service))
+	default:
+		add(w)
+		if len(out) == 0 {
+			r.ds.Errorf("no-service", to.Pos, "workload %s serves nothing", name).
+				WithNote(w.Name.Pos, "it is declared here").WithFix("add serves: {NAME: PROTOCOL/PORT} to it")
+		}
+	}
+	return out
+}
+
+func serviceFix(w *Workload, wrong string) string {
+	if len(w.Serves) == 0 {
+		return fmt.Sprintf("add serves: {%s: PROTOCOL/PORT} to the workload", wrong)
+	}
+	names := make([]string, len(w.Serves))
+	for i, s := range w.Serves {
+		names[i] = w.Name.Value + "/" + s.Name.Value
+	}
+	return "use " + strings.Join(names, " or ")
+}
+
+func (r *resolver) groups(from []Text) []*Group {
+	var out []*Group
+	for _, f := range from {
+		if g := r.group(f); g != nil {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func (r *resolver) groupsOrAll(from []Text) []*Group {
+	if len(from) == 0 {
+		from = []Text{{Value: All}}
+	}
+	return r.groups(from)
+}
+
+// group resolves a workload, zone/NAME or all. A service after a workload is
+// an error: only the receiving side has one.
+func (r *resolver) group(t Text) *Group {
+	if g := r.in.groups[t.Value]; g != nil {
+		return g
+	}
+	var names []string
+	switch {
+	case t.Value == All:
+		for i := range r.in.Policy.Workloads {
+			names = append(names, r.in.Policy.Workloads[i].Name.Value)
+		}
+	case strings.HasPrefix(t.Value, ZonePrefix):
+		zone := strings.TrimPrefix(t.Value, ZonePrefix)
+		if r.in.zones[zone] == nil {
+			r.unknown("zone", Text{zone, t.Pos}, keys(r.in.zones))
+			return nil
+		}
+		for i := range r.in.Policy.Workloads {
+			if w := &r.in.Policy.Workloads[i]; r.in.InZone(w, zone) {
+				names = append(names, w.Name.Value)
+			}
+		}
+	default:
+		name, _, named := strings.Cut(t.Value, "/")
+		if r.in.workloads[name] == nil {
+			r.unknown("workload", Text{name, t.Pos}, keys(r.in.workloads))
+			return nil
+		}
+		if named {
+			r.ds.Errorf("service-as-source", t.Pos, "%q names a service where a workload is meant", t.Value).WithFix("write %s", name)
+			return nil
+		}
+		names = []string{name}
+	}
+	g := &Group{Name: t.Value, set: make(map[Party]bool, len(names))}
+	for _, n := range names {
+		p := Party{WorkloadParty, n}
+		if !g.set[p] {
+			g.set[p] = true
+			g.Members = append(g.Members, p)
+		}
+	}
+	r.in.groups[t.Value] = g
+	return g
+}
+
+func (r *resolver) single(p Party) *Group {
+	key := fmt.Sprintf("\x00%d %s", p.Kind, p.Name)
+	if p.Kind == WorkloadParty {
+		key = p.Name
+	}
+	if g := r.in.groups[key]; g != nil {
+		return g
+	}
+	g := &Group{Name: p.Name, Members: []Party{p}, set: map[Party]bool{p: true}}
+	r.in.groups[key] = g
+	return g
+}
+
+func (r *resolver) unknown(what string, t Text, known []string) {
+	d := r.ds.Errorf("unknown-"+what, t.Pos, "%s %q is not declared", what, t.Value)
+	if near := source.Nearest(t.Value, known); near != "" {
+		d.WithFix("did you mean %s?", near)
+		return
+	}
+	slices.Sort(known)
+	if len(known) > 8 {
+		known = append(known[:8], "…")
+	}
+	d.WithFix("known: %s", or(strings.Join(known, ", "), "none"))
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func keys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func protocolNames() []string {
+	out := make([]string, len(Protocols))
+	for i, p := range Protocols {
+		out[i] = p.Name
+	}
+	return out
+}

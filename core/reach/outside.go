@@ -1,0 +1,216 @@
+package reach
+
+import (
+	"slices"
+	"strings"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/network"
+)
+
+// OutsideEdge is what passes between a class of endpoints and a part of the
+// outside: addresses, or the name of a place.
+type OutsideEdge struct {
+	Addrs netset.Addrs
+	Name  string
+	Decision
+}
+
+// OutsideTo returns what the outside may send to a class, as the layers see
+// it: whether anything publishes the class is asked of [Analysis.Published].
+// Addresses with the same decision are one edge; edges are disjoint.
+func (a *Analysis) OutsideTo(dst ClassID) []OutsideEdge {
+	return a.outsideEdges(func(c ClassID) decisionID {
+		if c >= a.part.names {
+			return deniedID
+		}
+		return a.pairID(c, dst)
+	})
+}
+
+// ToOutside returns what a class may send outside.
+func (a *Analysis) ToOutside(src ClassID) []OutsideEdge {
+	return a.outsideEdges(func(c ClassID) decisionID { return a.pairID(src, c) })
+}
+
+func (a *Analysis) outsideEdges(decide func(ClassID) decisionID) []OutsideEdge {
+	byID := map[decisionID][]netset.Addrs{}
+	var order []decisionID
+	var out []OutsideEdge
+	for c := a.part.outside; int(c) < len(a.part.classes); c++ {
+		id := decide(c)
+		if id == deniedID {
+			continue
+		}
+		if c >= a.part.names {
+			out = append(out, OutsideEdge{Name: a.part.classes[c].Name, Decision: a.cache.decisions.get(id)})
+			continue
+		}
+		if byID[id] == nil {
+			order = append(order, id)
+		}
+		byID[id] = append(byID[id], a.part.classes[c].Addrs)
+	}
+	for _, id := range order {
+		out = append(out, OutsideEdge{Addrs: netset.UnionAddrs(byID[id]), Decision: a.cache.decisions.get(id)})
+	}
+	return out
+}
+
+// Publication is a way in: a front that forwards clients from outside to an
+// endpoint, with what of it passes the layers.
+type Publication struct {
+	Front    *network.Front
+	Route    *network.Route
+	Endpoint int
+	// Clients are the addresses that the decision holds for.
+	Clients netset.Addrs
+	Decision
+}
+
+// Published returns the ways in through fronts that clients outside can use,
+// or may be able to, in the order of the fronts. A front that is reachable
+// only from inside the estate publishes nothing.
+func (a *Analysis) Published() []Publication {
+	var out []Publication
+	for fi := range a.Net.Fronts {
+		f := &a.Net.Fronts[fi]
+		if f.Reach == network.ReachInside {
+			continue
+		}
+		for ri := range f.Routes {
+			r := &f.Routes[ri]
+			for _, h := range a.part.hits[r.Backends] {
+				if a.part.classes[h.class].Outside() {
+					continue
+				}
+				for _, e := range a.part.classes[h.class].Endpoints {
+					out = append(out, a.publish(f, r, int(e), h)...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// publish decides for one endpoint behind a route. Where the platform may
+// replace the client's address by a host's, only what passes either way is
+// certain.
+func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h hit) []Publication {
+	at := r.At(&a.Net.Endpoints[endpoint])
+	if at.IsEmpty() {
+		return nil
+	}
+	fromHosts, haveHosts := a.fromHosts(h.class)
+	groups := map[decisionID][]netset.Addrs{}
+	var order []decisionID
+	for c := a.part.outside; c < a.part.names; c++ {
+		clients := a.part.classes[c].Addrs
+		if !f.Clients.IsEmpty() {
+			if clients = clients.Intersect(f.Clients); clients.IsEmpty() {
+				continue
+			}
+		}
+		kept := a.Between(c, h.class)
+		d := kept
+		switch {
+		case f.Source == network.SourceReplaced && haveHosts:
+			d = fromHosts
+		case f.Source == network.SourceEither && haveHosts:
+			d = bounds(kept.Allow.Intersect(fromHosts.Allow), kept.May().Union(fromHosts.May()))
+		}
+		d = Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
+		if h.match != network.Yes {
+			d = d.doubt()
+		}
+		if d.IsDenied() {
+			continue
+		}
+		id := a.cache.decisions.id(d)
+		if groups[id] == nil {
+			order = append(order, id)
+		}
+		groups[id] = append(groups[id], clients)
+	}
+	out := make([]Publication, 0, len(order))
+	for _, id := range order {
+		out = append(out, Publication{Front: f, Route: r, Endpoint: endpoint,
+			Clients: netset.UnionAddrs(groups[id]), Decision: a.cache.decisions.get(id)})
+	}
+	return out
+}
+
+// fromHosts decides what reaches a class from any host: certain is only what
+// every host may send.
+func (a *Analysis) fromHosts(dst ClassID) (d Decision, found bool) {
+	var must, may netset.Traffic
+	for c := range a.part.outside {
+		if a.part.classes[c].end != network.EndHost {
+			continue
+		}
+		one := a.hostRemote(c, dst)
+		if !found {
+			must, found = one.Allow, true
+		} else {
+			must = must.Intersect(one.Allow)
+		}
+		may = may.Union(one.May())
+	}
+	return bounds(must, may), found
+}
+
+// hostRemote decides what a host sends to an endpoint that may run on another
+// host. A host always reaches what runs on itself, so what only that path
+// lets through is possible and not certain.
+func (a *Analysis) hostRemote(host, dst ClassID) Decision {
+	var d Decision
+	for _, p := range a.pathsBetween(network.EndHost, a.part.classes[dst].end) {
+		one := a.compose(p, host, dst)
+		if p.Uncertain != "" || p.Local {
+			one = one.doubt()
+		}
+		d = d.or(one)
+	}
+	return d
+}
+
+// Find returns the endpoints that text names: the exact workload name, with or
+// without a part, or its unambiguous ending such as `web`, `Deployment/web`.
+func (a *Analysis) Find(text string) []int {
+	var exact, ending []int
+	for i := range a.Net.Endpoints {
+		e := &a.Net.Endpoints[i]
+		switch {
+		case e.Workload == text || e.Name() == text:
+			exact = append(exact, i)
+		case strings.HasSuffix(e.Workload, "/"+text) || strings.HasSuffix(e.Name(), "/"+text),
+			shortName(e.Workload) == text:
+			ending = append(ending, i)
+		}
+	}
+	if exact != nil {
+		return exact
+	}
+	return ending
+}
+
+// shortName drops the kind: scope/Kind/name becomes scope/name.
+func shortName(workload string) string {
+	parts := strings.Split(workload, "/")
+	if len(parts) != 3 {
+		return workload
+	}
+	return parts[0] + "/" + parts[2]
+}
+
+// Workloads returns the names of the workloads, sorted, each once.
+func (a *Analysis) Workloads() []string {
+	var names []string
+	for i := range a.Net.Endpoints {
+		if a.Net.Endpoints[i].Kind == network.Workload {
+			names = append(names, a.Net.Endpoints[i].Workload)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
