@@ -55,6 +55,16 @@ type Target interface {
 	Compile(*policy.Intent) Output
 }
 
+// Describer is implemented by targets whose endpoints a policy can be drafted
+// from.
+type Describer interface {
+	// Describe returns a binding that means this endpoint and, where its
+	// labels allow it, no other workload's. exact is false when it means more.
+	Describe(n *network.Network, endpoint int) (b policy.Binding, exact bool)
+	// Resolver says which endpoints a resolver of [policy.Resolvers] is.
+	Resolver(name string) (network.Predicate, bool)
+}
+
 // Output is compiled configuration. The same intent gives the same bytes.
 type Output struct {
 	Files   []File

@@ -188,6 +188,22 @@ func (a Addrs) SubsetOf(b Addrs) bool {
 	return true
 }
 
+// SubsetByFamily reports for each family whether a has addresses of it and all
+// of them are in b.
+func (a Addrs) SubsetByFamily(b Addrs) (v4, v6 bool) {
+	var has, all [2]bool
+	all = [2]bool{true, true}
+	for _, r := range a.Ranges() {
+		family := 0
+		if r.From().Is6() {
+			family = 1
+		}
+		has[family] = true
+		all[family] = all[family] && b.set != nil && b.set.ContainsRange(r)
+	}
+	return has[0] && all[0], has[1] && all[1]
+}
+
 // Ranges returns the maximal ranges of a, sorted, IPv4 first.
 func (a Addrs) Ranges() []netipx.IPRange {
 	if a.set == nil {

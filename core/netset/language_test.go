@@ -24,7 +24,7 @@ func allTexts(alphabet string, upTo int) []string {
 	return texts
 }
 
-var universe = allTexts("ab/.", 6)
+var textUniverse = allTexts("ab/.", 6)
 
 // model is a language next to a membership function that shares no code with it.
 type model struct {
@@ -95,7 +95,7 @@ func drawLanguage(t *rapid.T, depth int) model {
 func TestLanguageAgreesWithEnumeration(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := drawLanguage(t, 2)
-		for _, text := range universe {
+		for _, text := range textUniverse {
 			if got, want := m.language.Contains(text), m.contains(text); got != want {
 				t.Fatalf("%s: Contains(%q) = %v, want %v", m.text, text, got, want)
 			}
@@ -107,7 +107,7 @@ func TestLanguageAgreesWithEnumeration(t *testing.T) {
 
 func checkExample(t *rapid.T, m model) {
 	shortest := -1
-	for _, text := range universe {
+	for _, text := range textUniverse {
 		if m.contains(text) {
 			shortest = len(text)
 			break

@@ -314,6 +314,11 @@ type Front struct {
 	// Clients are the addresses admitted by the front itself.
 	Clients netset.Addrs
 	Source  Source
+	// Via selects the endpoints that open the connections to the backends in
+	// the clients' place, when Proxied is set: a proxy inside the estate, or
+	// the control plane. Layers then see them as the source.
+	Via     PredicateID
+	Proxied bool
 	// Hosts and Addresses are the names and addresses it answers on, if known.
 	Hosts     []string
 	Addresses netset.Addrs
@@ -333,7 +338,8 @@ type Route struct {
 	Name     string
 	// Requests are those that the front forwards; nil for all.
 	Requests *netset.Requests
-	// Address is a forwarded-to address outside the estate instead of Backends.
+	// Address is a forwarded-to address outside the estate instead of Backends,
+	// which then is a predicate that means no one.
 	Address netset.Addrs
 	Pos     source.Pos
 }

@@ -275,8 +275,8 @@ func MatchAddrs(at, set netset.Addrs) Match {
 	if at.SubsetOf(set) {
 		return Yes
 	}
-	v4, v6 := at.Intersect(netset.AnyV4()), at.Intersect(netset.AnyV6())
-	if !v4.IsEmpty() && !v6.IsEmpty() && (v4.SubsetOf(set) || v6.SubsetOf(set)) {
+	v4, v6 := at.SubsetByFamily(set)
+	if v4 || v6 {
 		return Some
 	}
 	return Maybe

@@ -135,3 +135,43 @@ func (s *Service) traffic(a access) netset.Traffic {
 
 // Traffic returns all traffic of a service.
 func (s *Service) Traffic() netset.Traffic { return s.traffic(access{requests: netset.AnyRequest()}) }
+
+// CanWrite reports whether p lets its sources change what it reaches: whether
+// it holds anything beyond the read operations of the service. Where nothing
+// on the way tells reading from writing, it does, unless the access is left to
+// the application.
+func (p *Permission) CanWrite() bool {
+	if p.ByApplication || p.Traffic.IsEmpty() {
+		return false
+	}
+	return !p.Traffic.SubsetOf(p.operations(Read))
+}
+
+// CanRead reports whether p lets its sources read what it reaches, as far as
+// the service's protocol tells reading from writing.
+func (p *Permission) CanRead() bool {
+	return !p.ByApplication && p.Traffic.Overlaps(p.operations(Read))
+}
+
+// operations returns the traffic of p's service that an access word means,
+// nothing where the protocol does not tell.
+func (p *Permission) operations(word string) netset.Traffic {
+	form := HTTP
+	svc := &Service{Protocol: Text{Value: "https"}, Lo: 1, Hi: 65535}
+	if p.Service != nil {
+		svc = p.Service
+		proto, _ := ProtocolByName(svc.Protocol.Value)
+		form = proto.Requests
+	}
+	var ds source.Diagnostics
+	proto, _ := ProtocolByName(svc.Protocol.Value)
+	switch form {
+	case Opaque:
+		return netset.Traffic{}
+	case GRPC:
+		r, _ := listedOperations(Text{Value: word}, svc, "", &ds)
+		return svc.traffic(access{requests: r})
+	}
+	a := resolveAccess([]Text{{Value: word}}, proto, svc, Text{}, &ds)
+	return svc.traffic(a)
+}

@@ -61,12 +61,18 @@ func (in *Intent) Decide(q Question) Answer {
 	return a
 }
 
+// holds reports whether the question is within p. Where p is limited to some
+// requests, one whose path has a second spelling (an encoded or dotted segment)
+// is not: the server behind may read it as another path than the pattern did.
 func (p *Permission) holds(q Question) bool {
-	if q.Request != nil {
-		return p.Traffic.HasRequest(q.Protocol, q.Port, *q.Request)
+	requests := p.Traffic.RequestsAt(q.Protocol, q.Port)
+	if q.Request == nil {
+		return !requests.IsEmpty()
 	}
-	return !p.Traffic.RequestsAt(q.Protocol, q.Port).IsEmpty()
+	return requests.IsAll() || requests.Contains(*q.Request) && normalPaths.Contains(q.Request.Path)
 }
+
+var normalPaths = netset.NormalPaths()
 
 // Between returns everything that from may send to to: the symbolic form of
 // [Intent.Decide].

@@ -10,9 +10,10 @@ import (
 type Analysis struct {
 	Net *network.Network
 
-	part  *partition
-	cache *cache
-	sides [][2]*side // by layer and direction
+	part   *partition
+	digest [sha256.Size]byte // of part
+	cache  *cache
+	sides  [][2]*side // by layer and direction
 
 	ruleIDs map[*network.Rule]uint32
 	hitIDs  []uint32 // by predicate, one more than the id
@@ -47,7 +48,8 @@ func (z *Analyzer) Analyze(n *network.Network) *Analysis {
 	}
 	a.part = newPartition(n)
 	a.hitIDs = make([]uint32, len(n.Predicates()))
-	z.cache.begin(a.part)
+	a.digest = a.part.digest()
+	z.cache.begin(a.digest)
 	for i := range n.Layers {
 		a.sides = append(a.sides, [2]*side{
 			a.buildSide(&n.Layers[i], network.Egress),
@@ -97,8 +99,7 @@ func newCache() *cache {
 }
 
 // begin drops the rows of another partition: their classes mean something else.
-func (c *cache) begin(p *partition) {
-	digest := p.digest()
+func (c *cache) begin(digest [sha256.Size]byte) {
 	if digest != c.partition {
 		c.rows = map[rowKey]*row{}
 	}

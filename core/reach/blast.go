@@ -156,7 +156,7 @@ func (a *Analysis) countParts(parts map[int][]ClassID, single []int64, count fun
 		var d Decision
 		for _, s := range from {
 			for _, t := range to {
-				d = d.or(a.Between(s, t))
+				d = d.Or(a.Between(s, t))
 			}
 		}
 		return d

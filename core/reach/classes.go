@@ -159,6 +159,7 @@ func (p *partitioner) matchAddrs(addrs netset.Addrs) *addrMatch {
 	if m, ok := p.addrs[key]; ok {
 		return m
 	}
+	seen := map[int]bool{}
 	var hits []predMatch
 	for i, atom := range p.atoms {
 		if !atom.Overlaps(addrs) {
@@ -166,9 +167,10 @@ func (p *partitioner) matchAddrs(addrs netset.Addrs) *addrMatch {
 		}
 		whole := addrs.SubsetOf(atom)
 		for _, pred := range p.atomIn[i] {
-			if p.preds[pred].AddrsOutsideOnly {
+			if seen[pred] || p.preds[pred].AddrsOutsideOnly {
 				continue
 			}
+			seen[pred] = true
 			m := network.Yes
 			if !whole {
 				m = network.MatchAddrs(addrs, p.preds[pred].Addrs)
@@ -180,7 +182,6 @@ func (p *partitioner) matchAddrs(addrs netset.Addrs) *addrMatch {
 		}
 	}
 	slices.SortFunc(hits, func(a, b predMatch) int { return a.pred - b.pred })
-	hits = slices.CompactFunc(hits, func(a, b predMatch) bool { return a.pred == b.pred })
 	m := &addrMatch{hits: hits}
 	b := make([]byte, 0, 3*len(hits))
 	for _, h := range hits {
@@ -329,7 +330,7 @@ func (p *partitioner) eachCandidate(pred *network.Predicate, byScope map[string]
 			if r.Op != network.In {
 				continue
 			}
-			values := append(slices.Clone(r.Values), network.Unsettled)
+			values := append(slices.Clone(r.Values), network.Unsettled, network.Unstated)
 			slices.Sort(values)
 			for _, v := range slices.Compact(values) {
 				for _, id := range postings[posting{r.Key, v}] {

@@ -57,7 +57,7 @@ func (a *Analysis) pairID(src, dst ClassID) decisionID {
 		if p.Uncertain != "" {
 			one = one.doubt()
 		}
-		d = d.or(one)
+		d = d.Or(one)
 	}
 	id := a.cache.decisions.id(d)
 	if !overflow {

@@ -28,8 +28,8 @@ func (d Decision) and(e Decision) Decision {
 	return bounds(d.Allow.Intersect(e.Allow), d.May().Intersect(e.May()))
 }
 
-// or is the decision of two paths side by side.
-func (d Decision) or(e Decision) Decision {
+// Or is the decision of two paths side by side.
+func (d Decision) Or(e Decision) Decision {
 	allow := d.Allow.Union(e.Allow)
 	return Decision{Allow: allow, Unknown: d.Unknown.Union(e.Unknown).Subtract(allow)}
 }

@@ -143,3 +143,47 @@ func (a *Analysis) Between(src, dst ClassID) Decision {
 func (a *Analysis) BetweenEndpoints(src, dst int) Decision {
 	return a.Between(a.part.of[src], a.part.of[dst])
 }
+
+// Changed yields the class edges that differ from an earlier analysis of the
+// same Analyzer, with what was and what is. It looks only at classes whose
+// rows differ. The two must have the same classes ([Analysis.SameClasses]),
+// layers and paths: otherwise they can only be compared by endpoint.
+func (a *Analysis) Changed(before *Analysis) iter.Seq2[[2]ClassID, [2]Decision] {
+	return func(yield func([2]ClassID, [2]Decision) bool) {
+		n := len(a.part.classes)
+		changed := [2]map[ClassID]bool{{}, {}}
+		for l := range a.sides {
+			for dir := range a.sides[l] {
+				for c := range n {
+					if a.sides[l][dir].rows[c] != before.sides[l][dir].rows[c] {
+						changed[dir][ClassID(c)] = true
+					}
+				}
+			}
+		}
+		visit := func(src, dst ClassID) bool {
+			x, y := before.pairID(src, dst), a.pairID(src, dst)
+			return x == y || yield([2]ClassID{src, dst}, [2]Decision{a.cache.decisions.get(x), a.cache.decisions.get(y)})
+		}
+		for src := range ClassID(n) {
+			if changed[network.Egress][src] {
+				for dst := range ClassID(n) {
+					if !visit(src, dst) {
+						return
+					}
+				}
+				continue
+			}
+			for dst := range changed[network.Ingress] {
+				if !visit(src, dst) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// SameClasses reports whether class numbers mean the same parties in both.
+func (a *Analysis) SameClasses(before *Analysis) bool {
+	return len(a.sides) == len(before.sides) && a.digest == before.digest
+}

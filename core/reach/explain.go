@@ -230,7 +230,7 @@ func (a *Analysis) trace(sub *subject, side *side, subject, peer, dst ClassID, t
 		}
 		if th.isolated != network.No {
 			for _, iso := range th.table.Isolates {
-				if a.means(iso.Subject, subject) != network.No {
+				if a.Match(iso.Subject, subject) != network.No {
 					out.rules = append(out.rules, finding.Rule{Name: iso.Name, Pos: iso.Pos})
 				}
 			}
@@ -260,13 +260,13 @@ func (t *tracing) near(r *network.Rule, m network.Match, overlaps bool) {
 func (a *Analysis) peerMatch(r *network.Rule, peer ClassID) network.Match {
 	m := network.No
 	for _, p := range r.Peers {
-		m = max(m, a.means(p, peer))
+		m = max(m, a.Match(p, peer))
 	}
 	return m
 }
 
-// means says whether a predicate means the parties of a class.
-func (a *Analysis) means(p network.PredicateID, c ClassID) network.Match {
+// Match says whether a predicate means the parties of a class.
+func (a *Analysis) Match(p network.PredicateID, c ClassID) network.Match {
 	if a.Net.Predicates()[p].Everything {
 		return network.Yes
 	}
@@ -313,4 +313,31 @@ func (a *Analysis) Rules(src, dst ClassID) []finding.Rule {
 	}
 	slices.SortFunc(out, func(x, y finding.Rule) int { return x.Pos.Compare(y.Pos) })
 	return slices.CompactFunc(out, func(x, y finding.Rule) bool { return x.Pos == y.Pos })
+}
+
+// Means returns the classes that a predicate means, or may mean.
+func (a *Analysis) Means(p network.PredicateID) []ClassID {
+	out := make([]ClassID, len(a.part.hits[p]))
+	for i, h := range a.part.hits[p] {
+		out[i] = h.class
+	}
+	return out
+}
+
+// Isolated says whether a table closes a class in a direction: whether what
+// no rule allows is denied.
+func (a *Analysis) Isolated(c ClassID, dir network.Direction) network.Match {
+	m := network.No
+	for _, sides := range a.sides {
+		side := sides[dir]
+		if side.layer.Default == network.Deny {
+			m = network.Yes
+		}
+		if sub := side.subs[c]; sub != nil {
+			for i := range sub.tables {
+				m = max(m, sub.tables[i].isolated)
+			}
+		}
+	}
+	return m
 }

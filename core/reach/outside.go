@@ -93,15 +93,56 @@ func (a *Analysis) Published() []Publication {
 	return out
 }
 
+// Relayed returns what the proxies of fronts and the control plane send to
+// endpoints, for every front that names who opens its connections.
+func (a *Analysis) Relayed() []Publication {
+	var out []Publication
+	for fi := range a.Net.Fronts {
+		f := &a.Net.Fronts[fi]
+		if !f.Proxied {
+			continue
+		}
+		for ri := range f.Routes {
+			r := &f.Routes[ri]
+			for _, h := range a.part.hits[r.Backends] {
+				if a.part.classes[h.class].Outside() {
+					continue
+				}
+				d, _ := a.fromAll(a.relays(f), h.class, a.Between)
+				if h.match != network.Yes {
+					d = d.doubt()
+				}
+				for _, e := range a.part.classes[h.class].Endpoints {
+					at := r.At(&a.Net.Endpoints[e])
+					one := Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
+					out = append(out, Publication{Front: f, Route: r, Endpoint: int(e), Decision: one})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// relays returns the classes that open the connections of a proxied front.
+func (a *Analysis) relays(f *network.Front) []ClassID {
+	var out []ClassID
+	for _, h := range a.part.hits[f.Via] {
+		if !a.part.classes[h.class].Outside() {
+			out = append(out, h.class)
+		}
+	}
+	return out
+}
+
 // publish decides for one endpoint behind a route. Where the platform may
 // replace the client's address by a host's, only what passes either way is
-// certain.
+// certain; behind a proxy, what the proxy may send.
 func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h hit) []Publication {
 	at := r.At(&a.Net.Endpoints[endpoint])
 	if at.IsEmpty() {
 		return nil
 	}
-	fromHosts, haveHosts := a.fromHosts(h.class)
+	replaced, replaces := a.replacement(f, h.class)
 	groups := map[decisionID][]netset.Addrs{}
 	var order []decisionID
 	for c := a.part.outside; c < a.part.names; c++ {
@@ -111,13 +152,15 @@ func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h h
 				continue
 			}
 		}
-		kept := a.Between(c, h.class)
-		d := kept
+		var d Decision
 		switch {
-		case f.Source == network.SourceReplaced && haveHosts:
-			d = fromHosts
-		case f.Source == network.SourceEither && haveHosts:
-			d = bounds(kept.Allow.Intersect(fromHosts.Allow), kept.May().Union(fromHosts.May()))
+		case !replaces || f.Source == network.SourceKept && !f.Proxied:
+			d = a.Between(c, h.class)
+		case f.Source == network.SourceReplaced || f.Proxied:
+			d = replaced
+		default:
+			k := a.Between(c, h.class)
+			d = bounds(k.Allow.Intersect(replaced.Allow), k.May().Union(replaced.May()))
 		}
 		d = Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
 		if h.match != network.Yes {
@@ -140,23 +183,39 @@ func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h h
 	return out
 }
 
-// fromHosts decides what reaches a class from any host: certain is only what
-// every host may send.
-func (a *Analysis) fromHosts(dst ClassID) (d Decision, found bool) {
-	var must, may netset.Traffic
-	for c := range a.part.outside {
-		if a.part.classes[c].end != network.EndHost {
-			continue
+// replacement decides what arrives when the client's address was replaced: by
+// a relay's, or by a host's. A relay that is not in the input may or may not
+// get through.
+func (a *Analysis) replacement(f *network.Front, dst ClassID) (d Decision, found bool) {
+	if f.Proxied {
+		if d, found = a.fromAll(a.relays(f), dst, a.Between); !found {
+			return Decision{Unknown: netset.All()}, true
 		}
-		one := a.hostRemote(c, dst)
-		if !found {
-			must, found = one.Allow, true
+		return d, true
+	}
+	var hosts []ClassID
+	for c := range a.part.outside {
+		if a.part.classes[c].end == network.EndHost {
+			hosts = append(hosts, c)
+		}
+	}
+	return a.fromAll(hosts, dst, a.hostRemote)
+}
+
+// fromAll decides what reaches a class from any of several: certain is only
+// what each of them may send.
+func (a *Analysis) fromAll(sources []ClassID, dst ClassID, decide func(src, dst ClassID) Decision) (d Decision, found bool) {
+	var must, may netset.Traffic
+	for i, c := range sources {
+		one := decide(c, dst)
+		if i == 0 {
+			must = one.Allow
 		} else {
 			must = must.Intersect(one.Allow)
 		}
 		may = may.Union(one.May())
 	}
-	return bounds(must, may), found
+	return bounds(must, may), len(sources) > 0
 }
 
 // hostRemote decides what a host sends to an endpoint that may run on another
@@ -169,7 +228,7 @@ func (a *Analysis) hostRemote(host, dst ClassID) Decision {
 		if p.Uncertain != "" || p.Local {
 			one = one.doubt()
 		}
-		d = d.or(one)
+		d = d.Or(one)
 	}
 	return d
 }
