@@ -28,11 +28,15 @@ type Options struct {
 	Analysis *reach.Analysis
 	// Recognise says what an endpoint is, best guess first.
 	Recognise func(endpoint int) []verify.Recognised
-	// Describe returns the binding of an endpoint.
+	// Describe returns the binding of an endpoint, Bound the endpoints that a
+	// binding means or may mean.
 	Describe func(endpoint int) (policy.Binding, bool)
+	Bound    func(policy.Binding) []int
 	// Resolvers are the endpoints of the estate's resolvers by name. They are
 	// declared by the short form and not as workloads.
 	Resolvers map[string][]int
+	// Catalogue are the destinations that the draft may name.
+	Catalogue []policy.Destination
 	// Now dates the draft.
 	Now time.Time
 }
@@ -62,12 +66,13 @@ type drafter struct {
 	byEnd map[int]int // endpoint → unit
 }
 
-// unit is what becomes one workload of the policy: the endpoints of one part
-// of a deployed workload.
+// unit is what becomes one workload of the policy: the endpoints that one
+// binding can tell from all others.
 type unit struct {
 	name      string
-	title     string // deployed name
+	titles    []string // deployed names
 	endpoints []int
+	bindings  []policy.Binding
 	zone      string
 	services  []service
 	known     []verify.Recognised
@@ -82,7 +87,7 @@ type service struct {
 // New drafts a policy.
 func New(o Options) Draft {
 	d := &drafter{Options: o, byEnd: map[int]int{}}
-	d.out.Policy = &policy.Policy{Platform: text("my-ai-platform")}
+	d.out.Policy = &policy.Policy{Platform: text("my-ai-platform"), Destinations: o.Catalogue}
 	d.out.Zones, d.out.Works = map[string]string{}, map[string]string{}
 	d.findUnits()
 	d.zones()
@@ -113,7 +118,8 @@ func (d *drafter) why(because string, dated bool) policy.Why {
 	return w
 }
 
-// findUnits groups the endpoints, resolvers left out.
+// findUnits groups the endpoints, resolvers left out: those of one part of a
+// deployed workload, and those that no binding tells apart.
 func (d *drafter) findUnits() {
 	skip := map[int]bool{}
 	for _, es := range d.Resolvers {
@@ -121,29 +127,73 @@ func (d *drafter) findUnits() {
 			skip[e] = true
 		}
 	}
-	index := map[string]int{}
 	net := d.Analysis.Net
+	bindings := map[int]policy.Binding{}
+	group := make([]int, len(net.Endpoints)) // a forest: the parent of each
+	for i := range group {
+		group[i] = i
+	}
+	root := func(i int) int {
+		for group[i] != i {
+			group[i] = group[group[i]]
+			i = group[i]
+		}
+		return i
+	}
+	join := func(i, j int) {
+		if a, b := root(i), root(j); a != b {
+			group[max(a, b)] = min(a, b)
+		}
+	}
+	byName := map[string]int{}
 	for i := range net.Endpoints {
 		e := &net.Endpoints[i]
 		if e.Kind != network.Workload || skip[i] {
 			continue
 		}
-		u, ok := index[e.Name()]
+		if first, ok := byName[e.Name()]; ok {
+			join(first, i)
+		} else {
+			byName[e.Name()] = i
+		}
+		bindings[i], _ = d.Describe(i)
+		for _, j := range d.Bound(bindings[i]) {
+			if net.Endpoints[j].Kind == network.Workload && !skip[j] {
+				join(i, j)
+			}
+		}
+	}
+	index := map[int]int{}
+	for i := range net.Endpoints {
+		b, ok := bindings[i]
+		if !ok {
+			continue
+		}
+		u, ok := index[root(i)]
 		if !ok {
 			u = len(d.units)
-			index[e.Name()] = u
-			d.units = append(d.units, unit{title: e.Name(), known: d.Recognise(i)})
+			index[root(i)] = u
+			d.units = append(d.units, unit{known: d.Recognise(i)})
 		}
-		d.units[u].endpoints = append(d.units[u].endpoints, i)
-		d.byEnd[i] = u
+		d.units[u].add(net.Endpoints[i].Name(), i, b)
 	}
-	slices.SortFunc(d.units, func(a, b unit) int { return strings.Compare(a.title, b.title) })
+	slices.SortFunc(d.units, func(a, b unit) int { return strings.Compare(a.titles[0], b.titles[0]) })
 	for u := range d.units {
 		for _, e := range d.units[u].endpoints {
 			d.byEnd[e] = u
 		}
 	}
 	d.name()
+}
+
+func (u *unit) add(title string, endpoint int, b policy.Binding) {
+	u.endpoints = append(u.endpoints, endpoint)
+	if !slices.Contains(u.titles, title) {
+		u.titles = append(u.titles, title)
+	}
+	if !slices.ContainsFunc(u.bindings, func(o policy.Binding) bool { return fmt.Sprint(o.Fields) == fmt.Sprint(b.Fields) }) {
+		u.bindings = append(u.bindings, b)
+	}
 }
 
 // name gives each unit the shortest name that is its own: the object's, with
@@ -154,6 +204,9 @@ func (d *drafter) name() {
 		e := &d.Analysis.Net.Endpoints[u.endpoints[0]]
 		scope, kind, object := splitName(e.Workload)
 		part := slug(e.Part)
+		if len(u.titles) > 1 {
+			part = "" // the unit is more than this part
+		}
 		join := func(parts ...string) string {
 			return slug(strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "-"))
 		}
@@ -222,7 +275,7 @@ func (d *drafter) zones() {
 			roles[un.zone]++
 			continue
 		}
-		scope, _, _ := splitName(un.title)
+		scope, _, _ := splitName(un.titles[0])
 		un.zone = cmp.Or(slug(scope), "other")
 		if slices.Contains(policy.Roles, policy.Role(un.zone)) {
 			un.zone += "-other"
@@ -232,7 +285,7 @@ func (d *drafter) zones() {
 	for _, r := range policy.Roles {
 		if n := roles[string(r)]; n > 0 {
 			d.out.Policy.Zones = append(d.out.Policy.Zones, policy.Zone{Name: text(string(r)), Role: text(string(r))})
-			d.out.Zones[string(r)] = fmt.Sprintf("guess: %d workloads were recognised as belonging to %s; see each below", n, r)
+			d.out.Zones[string(r)] = fmt.Sprintf("guess: %s recognised as belonging to %s; see each below", count(n, "workload was", "workloads were"), r)
 		}
 	}
 	names := make([]string, 0, len(scopes))
@@ -242,8 +295,15 @@ func (d *drafter) zones() {
 	slices.Sort(names)
 	for _, n := range names {
 		d.out.Policy.Zones = append(d.out.Policy.Zones, policy.Zone{Name: text(n), Role: text(string(policy.Custom))})
-		d.out.Zones[n] = fmt.Sprintf("guess: the %d workloads of %s that were not recognised; move those that have a role", scopes[n], strings.TrimSuffix(n, "-other"))
+		d.out.Zones[n] = fmt.Sprintf("guess: %s of %s not recognised; move those that have a role", count(scopes[n], "workload", "workloads"), strings.TrimSuffix(n, "-other"))
 	}
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func (d *drafter) workloads() {
@@ -254,20 +314,13 @@ func (d *drafter) workloads() {
 			_, hi := span(s)
 			w.Serves = append(w.Serves, policy.Service{Name: text(s.name), Protocol: text(s.protocol), Lo: s.lo, Hi: hi})
 		}
-		comment := un.title
+		w.Bindings = un.bindings
+		comment := strings.Join(un.titles, ", ")
 		if len(un.known) > 0 {
 			comment += fmt.Sprintf("; guess: %s, recognised by %s", un.known[0].Title, strings.Join(un.known[0].Evidence, ", "))
 		}
-		seen := map[string]bool{}
-		for _, e := range un.endpoints {
-			b, exact := d.Describe(e)
-			if key := fmt.Sprint(b.Fields); !seen[key] {
-				seen[key] = true
-				w.Bindings = append(w.Bindings, b)
-			}
-			if !exact {
-				comment += "\nits labels do not tell it from other workloads: give it one of its own before compiling"
-			}
+		if len(un.titles) > 1 {
+			comment += "\none workload, since no label tells these apart; give them labels of their own to separate them"
 		}
 		d.out.Policy.Workloads = append(d.out.Policy.Workloads, w)
 		d.out.Works[un.name] = comment

@@ -73,7 +73,6 @@ type profile struct {
 	scope    int   // index into scopes; the last one is for those without
 	addrs    *addrMatch
 	ports    string
-	members  int
 }
 
 // addrMatch says which address predicates mean the holder of some addresses.

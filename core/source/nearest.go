@@ -3,7 +3,10 @@ package source
 // Nearest returns the candidate that text was probably meant to be, or the
 // empty string when none is close. Among equally close ones the first wins.
 func Nearest(text string, candidates []string) string {
-	limit := max(1, len(text)/3)
+	limit := max(2, len(text)/3)
+	if len(text) < 4 {
+		limit = min(1, len(text)-1)
+	}
 	best := ""
 	for _, c := range candidates {
 		if d := distance(text, c, limit); d <= limit {

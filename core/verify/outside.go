@@ -33,6 +33,9 @@ func (v *verifier) compareEgress() {
 	}
 }
 
+// internetPart is what findings call the public addresses.
+const internetPart = "the internet"
+
 // egressLeaks finds what may leave beyond the declared destinations. Private
 // space is reported apart from the internet: it is where other workloads and
 // the metadata service are.
@@ -55,7 +58,7 @@ func (v *verifier) egressLeaks(w policy.Party, g *group, edges []reach.OutsideEd
 			addrs netset.Addrs
 			sev   finding.Severity
 		}{
-			{"the internet", e.Addrs.Intersect(netset.PublicAddrs()), finding.High},
+			{internetPart, e.Addrs.Intersect(netset.PublicAddrs()), finding.High},
 			{"private addresses", e.Addrs.Subtract(netset.PublicAddrs()), finding.Medium},
 		} {
 			v.egressPart(w, g, part.name, part.addrs, part.sev, e.Decision, perms)
@@ -102,7 +105,7 @@ func (v *verifier) egressPart(w policy.Party, g *group, name string, addrs netse
 		where = strings.Join(cidrs, ", ")
 	}
 	rule := "egress-leak"
-	if named := namedTraffic(perms); !named.IsEmpty() && extra.SubsetOf(named.AnyRequests()) {
+	if named := namedTraffic(perms); name == internetPart && !named.IsEmpty() && extra.SubsetOf(named.AnyRequests()) {
 		rule = "egress-wider"
 	}
 	v.egressFinding(rule, sev, w, g, where, extra)
@@ -302,6 +305,11 @@ func undeclared(clients netset.Addrs, t netset.Traffic, declared []*policy.Permi
 	sets := make([]netset.Addrs, len(declared))
 	for i, p := range declared {
 		sets[i] = p.Addrs
+		if p.From.Name == policy.Internet {
+			// What may be reached from the internet may be reached from every
+			// network on the way.
+			sets[i] = netset.AnyAddr()
+		}
 	}
 	atoms, in := netset.Atoms(sets)
 	for i, atom := range atoms {
@@ -328,7 +336,7 @@ func (v *verifier) publication(w policy.Party, p reach.Publication, declared []*
 		addrs netset.Addrs
 		sev   finding.Severity
 	}{
-		{"the internet", public, finding.Critical},
+		{internetPart, public, finding.Critical},
 		{"private networks", clients.Subtract(netset.PublicAddrs()), finding.Medium},
 	} {
 		from, extra := undeclared(part.addrs, p.Allow, declared)
@@ -415,11 +423,12 @@ func (v *verifier) brokenExposures(w policy.Party, pubs []reach.Publication, dec
 	for _, p := range declared {
 		var allowed, may netset.Traffic
 		for _, pub := range pubs {
-			if pub.Front.Reach == network.ReachPrivate && p.To.Name == policy.Internet {
+			if !p.Addrs.Overlaps(clientsOf(pub)) {
 				continue
 			}
-			if p.Addrs.Overlaps(clientsOf(pub)) {
-				allowed, may = allowed.Union(pub.Allow), may.Union(pub.May())
+			may = may.Union(pub.May())
+			if pub.Front.Reach != network.ReachUnknown {
+				allowed = allowed.Union(pub.Allow)
 			}
 		}
 		// A front that forwards fewer requests than declared is narrower, not

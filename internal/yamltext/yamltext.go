@@ -51,6 +51,9 @@ func String(s string) Node { return Node{text: quoted(s)} }
 // Int returns a number.
 func Int(n int) Node { return Node{text: strconv.Itoa(n)} }
 
+// Bool returns a truth value.
+func Bool(b bool) Node { return Node{text: strconv.FormatBool(b)} }
+
 // Map returns a map; keys must differ.
 func Map(entries ...Entry) Node { return Node{kind: mapping, entries: entries} }
 

@@ -23,8 +23,8 @@ var volatile = []string{
 }
 
 // Describe returns a binding by namespace and the fewest labels that no other
-// workload of the namespace has. Where labels do not tell it apart the binding
-// names the workload, which no policy object can select by.
+// endpoint of the namespace has, or as few as possible have. A workload without
+// labels is bound by its name, which no policy object can select by.
 func (t Target) Describe(n *network.Network, endpoint int) (policy.Binding, bool) {
 	e := &n.Endpoints[endpoint]
 	namespace := "default"
@@ -42,7 +42,7 @@ func (t Target) Describe(n *network.Network, endpoint int) (policy.Binding, bool
 		}
 		b.Fields = append(b.Fields, labels)
 	}
-	if !exact {
+	if len(chosen) == 0 && !exact {
 		b.Fields = append(b.Fields, bindingField("workload", e.Attributes[WorkloadAttribute]))
 	}
 	return b, exact

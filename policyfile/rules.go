@@ -1,0 +1,27 @@
+package policyfile
+
+// The rules that a text can break. Each has an example below testdata/err.
+// Those about YAML itself are in internal/yamldoc.
+const (
+	ruleAddress     = "address"
+	ruleConflict    = "conflicting-value"
+	ruleDate        = "date"
+	ruleDocuments   = "one-document"
+	ruleDupKey      = "duplicate-key"
+	ruleDupName     = "duplicate-name"
+	ruleEmpty       = "empty"
+	ruleHidden      = "hidden-character"
+	ruleHost        = "host-name"
+	ruleMissing     = "missing-key"
+	ruleName        = "name"
+	ruleNoPolicy    = "no-policy"
+	rulePort        = "port"
+	ruleReference   = "reference"
+	ruleRequest     = "request"
+	ruleTooLong     = "too-long"
+	ruleTooMany     = "too-many-errors"
+	ruleTrustDomain = "trust-domain"
+	ruleUnknownKey  = "unknown-key"
+	ruleValue       = "value"
+	ruleType        = "wrong-type"
+)

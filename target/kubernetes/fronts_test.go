@@ -1,0 +1,421 @@
+package kubernetes
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/network"
+)
+
+// lb returns a Service of type LoadBalancer with annotations and more fields
+// of its spec, in flow style, and a status.
+func lb(annotations, spec, status string) string {
+	return deployment("shop", "web", "") + fmt.Sprintf(`
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, annotations: {%s}}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 443, targetPort: http, nodePort: 30443}]%s}
+status: {loadBalancer: {ingress: [%s]}}
+`, annotations, spec, status)
+}
+
+// TestLoadBalancerReach tells internet-facing load balancers from internal
+// ones by what each cloud goes by.
+func TestLoadBalancerReach(t *testing.T) {
+	const aws = "service.beta.kubernetes.io/aws-load-balancer-"
+	for _, c := range []struct {
+		name, annotations, spec, status string
+		want                            network.Reach
+	}{
+		{"nothing said", "", "", "", network.ReachPublic},
+		{"AWS scheme internal", aws + "scheme: internal", "", "", network.ReachPrivate},
+		{"AWS scheme internet-facing", aws + "type: external, " + aws + "scheme: internet-facing", "", "", network.ReachPublic},
+		{"AWS controller without a scheme is internal", aws + "type: external, " + aws + "nlb-target-type: ip", "", "", network.ReachPrivate},
+		{"AWS controller, the older type", aws + "type: nlb-ip", "", "", network.ReachPrivate},
+		{"AWS class", "", ", loadBalancerClass: service.k8s.aws/nlb", "", network.ReachPrivate},
+		{"AWS provider of Kubernetes, nlb, is internet-facing", aws + "type: nlb", "", "", network.ReachPublic},
+		{"AWS internal true", aws + `internal: "true"`, "", "", network.ReachPrivate},
+		{"AWS internal, the legacy value", aws + "internal: 0.0.0.0/0", "", "", network.ReachPrivate},
+		{"AWS internal false", aws + `internal: "false"`, "", "", network.ReachPublic},
+		{"AWS internal name", "", "", "{hostname: internal-a1-2.eu-west-1.elb.amazonaws.com}", network.ReachPrivate},
+		{"GKE", "networking.gke.io/load-balancer-type: Internal", "", "", network.ReachPrivate},
+		{"GKE, the older key", "cloud.google.com/load-balancer-type: Internal", "", "", network.ReachPrivate},
+		{"Azure", `service.beta.kubernetes.io/azure-load-balancer-internal: "true"`, "", "", network.ReachPrivate},
+		{"Azure, public", `service.beta.kubernetes.io/azure-load-balancer-internal: "false"`, "", "", network.ReachPublic},
+		{"Oracle", `service.beta.kubernetes.io/oci-load-balancer-internal: "true"`, "", "", network.ReachPrivate},
+		{"IBM", "service.kubernetes.io/ibm-load-balancer-cloud-provider-ip-type: private", "", "", network.ReachPrivate},
+		{"Alibaba", "service.beta.kubernetes.io/alibaba-cloud-loadbalancer-address-type: intranet", "", "", network.ReachPrivate},
+		{"Tencent", "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid: subnet-1", "", "", network.ReachPrivate},
+		{"Huawei inner", `kubernetes.io/elb.autocreate: '{"type": "inner"}'`, "", "", network.ReachPrivate},
+		{"Huawei public", `kubernetes.io/elb.autocreate: '{"type": "public"}'`, "", "", network.ReachPublic},
+		{"OpenStack", `service.beta.kubernetes.io/openstack-internal-load-balancer: "true"`, "", "", network.ReachPrivate},
+		{"DigitalOcean", "service.beta.kubernetes.io/do-loadbalancer-network: INTERNAL", "", "", network.ReachPrivate},
+		{"Scaleway", `service.beta.kubernetes.io/scw-loadbalancer-private: "true"`, "", "", network.ReachPrivate},
+		{"tailscale", "", ", loadBalancerClass: tailscale", "", network.ReachPrivate},
+		{"a private address", "", "", "{ip: 10.1.2.3}", network.ReachPrivate},
+		{"a public address", "", "", "{ip: 8.8.4.4}", network.ReachPublic},
+		{"a private address asked for", "", ", loadBalancerIP: 192.168.1.5", "", network.ReachPrivate},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := load(t, "", lb(c.annotations, c.spec, c.status)).clean().front("Service shop/web (LoadBalancer)")
+			if f.Reach != c.want || f.Why == "" {
+				t.Errorf("got %s (%s), want %s", f.Reach, f.Why, c.want)
+			}
+		})
+	}
+}
+
+func TestMetalLBPoolsDecideWhereNothingElseDoes(t *testing.T) {
+	pool := "\n---\n{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: p, namespace: m}, spec: {addresses: [%s]}}\n"
+	w := load(t, "", lb("", "", "")+fmt.Sprintf(pool, "192.168.0.10-192.168.0.20, 10.0.0.0/24")).clean()
+	if f := w.front("Service shop/web (LoadBalancer)"); f.Reach != network.ReachPrivate {
+		t.Errorf("got %s (%s)", f.Reach, f.Why)
+	}
+	w = load(t, "", lb("", "", "")+fmt.Sprintf(pool, "8.8.8.0/28")).clean()
+	if f := w.front("Service shop/web (LoadBalancer)"); f.Reach != network.ReachPublic {
+		t.Errorf("got %s (%s)", f.Reach, f.Why)
+	}
+}
+
+func TestServiceFronts(t *testing.T) {
+	w := load(t, "", lb("", ", loadBalancerSourceRanges: [203.0.113.0/24], externalTrafficPolicy: Local, clusterIP: 10.96.0.1, externalIPs: [8.8.8.8]", "")).clean()
+	inside := w.front("Service shop/web")
+	if inside.Reach != network.ReachInside || inside.Addresses.String() != "10.96.0.1/32" || inside.Hosts[0] != "web.shop.svc" {
+		t.Errorf("inside: %+v", inside)
+	}
+	r := inside.Routes[0]
+	if r.Port != 443 || r.Name != "http" || r.Number != 0 || r.At(&w.n.Endpoints[w.endpoint("shop/Deployment/web")]).String() != netset.Port(netset.TCP, 8080).String() {
+		t.Errorf("route: %+v", r)
+	}
+	out := w.front("Service shop/web (LoadBalancer)")
+	if out.Clients.String() != "203.0.113.0/24" || out.Source != network.SourceKept {
+		t.Errorf("load balancer: clients %s, source %d", out.Clients, out.Source)
+	}
+	node := w.front("Service shop/web (NodePort)")
+	if node.Routes[0].Port != 30443 || node.Reach != network.ReachUnknown || node.Source != network.SourceKept {
+		t.Errorf("node port: %+v", node)
+	}
+	if f := w.front("Service shop/web (external IPs)"); f.Reach != network.ReachPublic {
+		t.Errorf("external IPs: %s", f.Reach)
+	}
+	without := load(t, "", lb("", ", allocateLoadBalancerNodePorts: false", "")).clean()
+	for _, f := range without.n.Fronts {
+		if strings.HasSuffix(f.Name, "(NodePort)") {
+			t.Errorf("front %q where no node port is allocated", f.Name)
+		}
+	}
+}
+
+func TestPoliciesApplyBehindALoadBalancer(t *testing.T) {
+	open := lb("", ", externalTrafficPolicy: Local", "{ip: 8.8.4.4}")
+	published := func(input string) string {
+		var out []string
+		for _, p := range load(t, "", input).clean().analysis().Published() {
+			if strings.HasSuffix(p.Front.Name, "(LoadBalancer)") && !p.Allow.IsEmpty() {
+				out = append(out, p.Allow.String())
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	if got := published(open); got != "TCP 8080" {
+		t.Errorf("no policy: %q", got)
+	}
+	if got := published(open + policyYAML("shop", "p", `{podSelector: {}}`)); got != "" {
+		t.Errorf("default deny: %q", got)
+	}
+}
+
+func TestServicesWithoutASelector(t *testing.T) {
+	w := load(t, "", `
+{apiVersion: v1, kind: Service, metadata: {name: s, namespace: ns}, spec: {ports: [{name: db, port: 5432}]}}
+---
+{apiVersion: v1, kind: Endpoints, metadata: {name: s, namespace: ns}, subsets: [{addresses: [{ip: 10.9.9.9}], ports: [{name: db, port: 6543}]}]}
+---
+{apiVersion: v1, kind: Service, metadata: {name: t, namespace: ns}, spec: {ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: t-x, namespace: ns, labels: {kubernetes.io/service-name: t}}, addressType: IPv4,
+ endpoints: [{addresses: [10.0.0.7], targetRef: {kind: Pod, name: p}}], ports: [{port: 8080}]}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: ns}, spec: {containers: [{name: c}]}, status: {podIP: 10.0.0.7}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: ns}, spec: {type: ExternalName, externalName: t.ns.svc.cluster.local}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: out, namespace: ns}, spec: {type: ExternalName, externalName: db.example.com}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: headless, namespace: ns}, spec: {clusterIP: None, selector: {a: b}, ports: [{port: 80, targetPort: 8080}]}}
+`).clean()
+	r := w.front("Service ns/s").Routes[0]
+	if r.Address.String() != "10.9.9.9/32" || r.Number != 6543 || r.Port != 5432 {
+		t.Errorf("endpoints: %+v", r)
+	}
+	for _, name := range []string{"Service ns/t", "Service ns/alias (ExternalName)"} {
+		routes := w.front(name).Routes
+		if name == "Service ns/alias (ExternalName)" {
+			if len(routes) != 1 {
+				t.Errorf("%s: %d routes", name, len(routes))
+			}
+			continue
+		}
+		p := w.n.Predicates()[routes[0].Backends]
+		e := &w.n.Endpoints[w.endpoint("ns/Pod/p")]
+		if p.MatchEndpoint(e, &w.n.Scopes[e.Scope]) != network.Yes || routes[0].Number != 8080 {
+			t.Errorf("%s: %+v", name, routes[0])
+		}
+	}
+	if f := w.front("Service ns/out (ExternalName)"); len(f.Routes) != 0 || f.Reach != network.ReachInside {
+		t.Errorf("external name: %+v", f)
+	}
+	if r := w.front("Service ns/headless").Routes[0]; r.Number != 80 {
+		t.Errorf("headless: %+v", r)
+	}
+	if !strings.Contains(w.ds.Error(), "Service ns/headless selects a=b, and no pod of the input has these labels") {
+		t.Errorf("no warning for a service without pods: %v", w.ds)
+	}
+}
+
+func TestHostPorts(t *testing.T) {
+	w := load(t, "", `
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: ns}, spec: {containers: [{name: c, ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8081, hostIP: 127.0.0.1}]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: ns}, spec: {hostNetwork: true, containers: [{name: c, ports: [{containerPort: 9100, hostPort: 9100}]}]}}
+`).clean()
+	f := w.front("hostPort of Pod ns/a")
+	if len(f.Routes) != 1 || f.Routes[0].Port != 8080 || f.Routes[0].Number != 80 {
+		t.Errorf("hostPort: %+v", f.Routes)
+	}
+	if f := w.front("host network of Pod ns/b"); len(f.Routes) != 1 || f.Routes[0].Number != 9100 {
+		t.Errorf("host network: %+v", f.Routes)
+	}
+	if len(w.n.Fronts) != 2 {
+		t.Errorf("%d fronts", len(w.n.Fronts))
+	}
+}
+
+func ingressYAML(annotations, spec string) string {
+	return fmt.Sprintf(`
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web, namespace: shop, annotations: {%s}}
+spec: {rules: [{host: a.example.com, http: {paths: [{path: /api, pathType: Prefix, backend: {service: {name: web, port: {number: 443}}}}]}}]%s}
+`, annotations, spec)
+}
+
+func TestIngressReach(t *testing.T) {
+	nginx := strings.Replace(deployment("ingress", "nginx", ""), "example/nginx", "registry.k8s.io/ingress-nginx/controller:v1", 1) + `
+---
+{apiVersion: v1, kind: Service, metadata: {name: nginx, namespace: ingress, annotations: {%s}}, spec: {type: LoadBalancer, selector: {app: nginx}, ports: [{port: 443}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: nginx, annotations: {ingressclass.kubernetes.io/is-default-class: "true"}}, spec: {controller: k8s.io/ingress-nginx}}
+`
+	base := lb("", ", allocateLoadBalancerNodePorts: false", "")
+	for _, c := range []struct {
+		name, annotations, spec, more string
+		want                          network.Reach
+	}{
+		{"no class", "", "", "", network.ReachUnknown},
+		{"nginx that is not in the input", "", ", ingressClassName: nginx", "", network.ReachUnknown},
+		{"nginx behind a public load balancer", "", ", ingressClassName: nginx", fmt.Sprintf(nginx, ""), network.ReachPublic},
+		{"nginx behind an internal one", "", ", ingressClassName: nginx", fmt.Sprintf(nginx, "networking.gke.io/load-balancer-type: Internal"), network.ReachPrivate},
+		{"the default class", "", "", fmt.Sprintf(nginx, ""), network.ReachPublic},
+		{"ALB without a scheme is internal", "", ", ingressClassName: alb", "", network.ReachPrivate},
+		{"ALB internet-facing", "alb.ingress.kubernetes.io/scheme: internet-facing", ", ingressClassName: alb", "", network.ReachPublic},
+		{"ALB by annotation", "kubernetes.io/ingress.class: alb, alb.ingress.kubernetes.io/scheme: internal", "", "", network.ReachPrivate},
+		{"ALB whose class has parameters", "alb.ingress.kubernetes.io/scheme: internal", ", ingressClassName: mine",
+			"\n---\n{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: mine}, spec: {controller: ingress.k8s.aws/alb, parameters: {name: p}}}\n---\n{apiVersion: elbv2.k8s.aws/v1beta1, kind: IngressClassParams, metadata: {name: p}, spec: {scheme: internet-facing}}\n", network.ReachPublic},
+		{"GCE", "kubernetes.io/ingress.class: gce", "", "", network.ReachPublic},
+		{"GCE internal", "kubernetes.io/ingress.class: gce-internal", "", "", network.ReachPrivate},
+		{"application gateway", "kubernetes.io/ingress.class: azure/application-gateway", "", "", network.ReachPublic},
+		{"application gateway, private", `kubernetes.io/ingress.class: azure/application-gateway, appgw.ingress.kubernetes.io/use-private-ip: "true"`, "", "", network.ReachPrivate},
+		{"tailscale", "", ", ingressClassName: tailscale", "", network.ReachPrivate},
+		{"tailscale funnel", `tailscale.com/funnel: "true"`, ", ingressClassName: tailscale", "", network.ReachPublic},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := load(t, "", base+ingressYAML(c.annotations, c.spec)+c.more).clean().front("Ingress shop/web")
+			if f.Reach != c.want || f.Why == "" {
+				t.Errorf("got %s (%s), want %s", f.Reach, f.Why, c.want)
+			}
+			if proxied := strings.Contains(c.more, "registry.k8s.io/ingress-nginx"); f.Proxied != proxied {
+				t.Errorf("proxied %v, want %v", f.Proxied, proxied)
+			}
+		})
+	}
+}
+
+func TestIngressRequests(t *testing.T) {
+	w := load(t, "", lb("", "", "")+ingressYAML("alb.ingress.kubernetes.io/inbound-cidrs: '198.51.100.0/24, 2001:db8::/32'", ", ingressClassName: alb, tls: [{hosts: [a.example.com]}]")).clean()
+	f := w.front("Ingress shop/web")
+	if len(f.Routes) != 2 || f.Routes[0].Port != 80 || f.Routes[1].Port != 443 || f.Routes[0].Name != "http" {
+		t.Fatalf("routes %+v", f.Routes)
+	}
+	if f.Clients.String() != "198.51.100.0/24,2001:db8::/32" {
+		t.Errorf("clients %s", f.Clients)
+	}
+	for _, c := range []struct {
+		host, path string
+		want       bool
+	}{
+		{"a.example.com", "/api", true}, {"a.example.com", "/api/x", true}, {"a.example.com", "/apix", false},
+		{"b.example.com", "/api", false}, {"a.example.com", "/", false},
+	} {
+		if got := f.Routes[0].Requests.Contains(netset.Request{Method: "GET", Host: c.host, Path: c.path}); got != c.want {
+			t.Errorf("%s%s: %v", c.host, c.path, got)
+		}
+	}
+}
+
+// A pattern is read as no fewer paths than the implementation forwards.
+func TestPathPatterns(t *testing.T) {
+	for _, c := range []struct {
+		path, pathType string
+		in, out        []string
+	}{
+		{"/a", "Exact", []string{"/a"}, []string{"/a/", "/ab"}},
+		{"/a/", "Prefix", []string{"/a", "/a/", "/a/b"}, []string{"/ab"}},
+		{"/", "Prefix", []string{"/", "/x"}, nil},
+		{"/serve/(.*)", "ImplementationSpecific", []string{"/serve/x", "/serve/"}, []string{"/other"}},
+		{"/ab?c", "", []string{"/ac", "/abc"}, []string{"/x"}},
+		{"/a|/b", "", []string{"/a", "/b"}, nil},
+	} {
+		l := pathLanguage(c.path, c.pathType)
+		for _, p := range c.in {
+			if !l.Contains(p) {
+				t.Errorf("%s %s does not hold %s", c.pathType, c.path, p)
+			}
+		}
+		for _, p := range c.out {
+			if l.Contains(p) {
+				t.Errorf("%s %s holds %s", c.pathType, c.path, p)
+			}
+		}
+	}
+}
+
+func TestGateway(t *testing.T) {
+	gw := `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: infra}
+spec:
+  gatewayClassName: %s
+  listeners:
+  - {name: web, port: 443, protocol: HTTPS, hostname: '*.example.com', allowedRoutes: {namespaces: {from: %s}}}
+`
+	route := `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{name: gw, namespace: infra}]
+  hostnames: [a.example.com, b.other.com]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /v1}, method: POST}]
+    backendRefs: [{name: web, namespace: %s, port: 443}]
+`
+	input := lb("", "", "")
+	w := load(t, "", input+fmt.Sprintf(gw, "gke-l7-rilb", "All")+fmt.Sprintf(route, "shop")).clean()
+	f := w.front("Gateway infra/gw")
+	if f.Reach != network.ReachPrivate || len(f.Routes) != 1 || f.Routes[0].Port != 443 {
+		t.Fatalf("%+v", f)
+	}
+	for _, c := range []struct {
+		r    netset.Request
+		want bool
+	}{
+		{netset.Request{Method: "POST", Host: "a.example.com", Path: "/v1/chat"}, true},
+		{netset.Request{Method: "GET", Host: "a.example.com", Path: "/v1/chat"}, false},
+		{netset.Request{Method: "POST", Host: "b.other.com", Path: "/v1"}, false},
+	} {
+		if got := f.Routes[0].Requests.Contains(c.r); got != c.want {
+			t.Errorf("%v: %v", c.r, got)
+		}
+	}
+	w = load(t, "", input+fmt.Sprintf(gw, "x", "Same")+fmt.Sprintf(route, "shop")).clean()
+	if f := w.front("Gateway infra/gw"); len(f.Routes) != 0 || f.Reach != network.ReachUnknown || !strings.Contains(w.ds.Error(), "no listener of Gateway infra/gw admits it") {
+		t.Errorf("another namespace was admitted: %+v, %v", f, w.ds)
+	}
+	other := strings.ReplaceAll(input, "shop", "back")
+	w = load(t, "", other+fmt.Sprintf(gw, "x", "All")+fmt.Sprintf(route, "back")).clean()
+	if f := w.front("Gateway infra/gw"); len(f.Routes) != 0 || !strings.Contains(w.ds.Error(), "no ReferenceGrant permits it") {
+		t.Errorf("no grant: %+v, %v", f, w.ds)
+	}
+	grant := "\n---\n{apiVersion: gateway.networking.k8s.io/v1beta1, kind: ReferenceGrant, metadata: {name: g, namespace: back}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}}\n"
+	w = load(t, "", other+grant+fmt.Sprintf(gw, "x", "All")+fmt.Sprintf(route, "back")).clean()
+	if f := w.front("Gateway infra/gw"); len(f.Routes) != 1 {
+		t.Errorf("granted: %+v, %v", f, w.ds)
+	}
+	w = load(t, "", input+fmt.Sprintf(route, "shop")).clean()
+	if f := w.front("HTTPRoute shop/r"); f.Reach != network.ReachUnknown || len(f.Routes) != 1 {
+		t.Errorf("without its gateway: %+v", f)
+	}
+}
+
+func TestWebhooksAreCalledByTheControlPlane(t *testing.T) {
+	input := lb("", "", "") + `
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: hooks}
+webhooks:
+- {name: a.example.com, clientConfig: {service: {namespace: shop, name: web, path: /a}}}
+- {name: b.example.com, clientConfig: {service: {namespace: shop, name: web, path: /b}}}
+---
+{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: v1.x}, spec: {service: {namespace: shop, name: web, port: 443}}}
+---
+{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: x}, spec: {conversion: {strategy: Webhook, webhook: {clientConfig: {service: {namespace: shop, name: gone}}}}}}
+`
+	relayed := func(w *world) map[string]string {
+		out := map[string]string{}
+		for _, p := range w.analysis().Relayed() {
+			out[p.Front.Name] = p.Allow.String()
+		}
+		return out
+	}
+	w := load(t, "", input).clean()
+	if got := relayed(w)["ValidatingWebhookConfiguration hooks"]; got != "TCP 8080" {
+		t.Errorf("open: %q", got)
+	}
+	if !strings.Contains(w.ds.Error(), "leads to Service shop/gone, which is not in the input") {
+		t.Errorf("no warning for a missing service: %v", w.ds)
+	}
+	w = load(t, "", input+policyYAML("shop", "p", `{podSelector: {}}`)).clean()
+	if got := relayed(w)["ValidatingWebhookConfiguration hooks"]; got != "" {
+		t.Errorf("default deny lets the API server in: %q", got)
+	}
+}
+
+func TestOpenShiftRoute(t *testing.T) {
+	w := load(t, "", lb("", "", "")+`
+---
+apiVersion: route.openshift.io/v1
+kind: Route
+metadata: {name: r, namespace: shop, annotations: {haproxy.router.openshift.io/ip_allowlist: 10.0.0.0/8 192.0.2.1}}
+spec: {host: a.example.com, path: /x, port: {targetPort: http}, to: {kind: Service, name: web}, tls: {termination: edge}}
+`).clean()
+	f := w.front("Route shop/r")
+	if f.Reach != network.ReachUnknown || len(f.Routes) != 1 || f.Routes[0].Port != 443 || f.Clients.String() != "10.0.0.0/8,192.0.2.1/32" {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestOperatorServices(t *testing.T) {
+	w := load(t, "", `
+{apiVersion: ray.io/v1, kind: RayCluster, metadata: {name: rc, namespace: ns}, spec: {headGroupSpec: {serviceType: LoadBalancer, template: {spec: {containers: [{name: h, ports: [{name: dashboard, containerPort: 8265}]}]}}}}}
+---
+{apiVersion: kubeflow.org/v1, kind: Notebook, metadata: {name: nb, namespace: ns}, spec: {template: {spec: {containers: [{name: n}]}}}}
+`).clean()
+	f := w.front("Service ns/rc-head-svc (made for RayCluster rc) (LoadBalancer)")
+	p := w.n.Predicates()[f.Routes[0].Backends]
+	e := &w.n.Endpoints[w.endpoint("ns/RayCluster/rc[head]")]
+	if f.Reach != network.ReachPublic || f.Routes[0].Port != 8265 || p.MatchEndpoint(e, &w.n.Scopes[e.Scope]) != network.Yes {
+		t.Errorf("%+v", f)
+	}
+	if f := w.front("Service ns/nb (made for Notebook nb)"); f.Routes[0].Port != 80 || f.Routes[0].Number != 8888 {
+		t.Errorf("%+v", f)
+	}
+}

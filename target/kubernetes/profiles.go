@@ -1,0 +1,204 @@
+package kubernetes
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/network"
+	"bulkhead/target/kube"
+)
+
+// support says what an implementation does with a kind of policy.
+type support uint8
+
+const (
+	honoured support = iota
+	ignored
+	unsure
+)
+
+// Profile is the behaviour of one implementation where the specification
+// leaves it open.
+type Profile struct {
+	Name string
+	// Enforces says whether policies have any effect.
+	Enforces bool
+	// BlocksMatchPods says whether an ipBlock means pods and nodes by their
+	// address, and not only what is outside.
+	BlocksMatchPods bool
+	// Undefined are the protocols of which nothing is known. They are treated
+	// like the rest, and an assumption says so.
+	Undefined netset.Traffic
+	// Admin and Cluster say what becomes of AdminNetworkPolicy (v1alpha1) and
+	// ClusterNetworkPolicy (v1alpha2).
+	Admin, Cluster support
+	// Says is the behaviour in one sentence, Verified the day on which Source
+	// was read.
+	Says, Verified, Source string
+}
+
+var (
+	otherProtocols = netset.Whole(netset.Other)
+	withoutPorts   = netset.Whole(netset.ICMP).Union(netset.Whole(netset.ICMPv6)).Union(otherProtocols)
+)
+
+// profiles are the known implementations; the first is the default.
+var profiles = []Profile{
+	{Name: "generic", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts,
+		Says:     "the network plugin follows the specification, and an ipBlock means whoever has the address, pods and nodes included",
+		Verified: "2026-11-22", Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/"},
+	{Name: "calico", Enforces: true, BlocksMatchPods: true, Admin: unsure, Cluster: unsure,
+		Says:     "Calico filters every protocol, and an ipBlock means whoever has the address, pods and nodes included",
+		Verified: "2026-11-22", Source: "https://docs.tigera.io/calico/latest/network-policy/policy-rules/icmp-ping"},
+	{Name: "cilium", Enforces: true, Admin: ignored, Cluster: ignored,
+		Says:     "Cilium knows pods and nodes by identity, so that an ipBlock means neither of them (unless policy-cidr-match-mode is set), and filters every protocol",
+		Verified: "2026-11-22", Source: "https://docs.cilium.io/en/stable/network/kubernetes/policy/"},
+	{Name: "antrea", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Cluster: unsure,
+		Says:     "Antrea reads AdminNetworkPolicy since 1.13, and an ipBlock means whoever has the address, pods and nodes included",
+		Verified: "2026-11-22", Source: "https://antrea.io/docs/main/docs/admin-network-policy/"},
+	{Name: "kube-router", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Admin: ignored, Cluster: ignored,
+		Says:     "kube-router filters by address sets, so that an ipBlock means whoever has the address, and reads NetworkPolicy only",
+		Verified: "2026-11-22", Source: "https://www.kube-router.io/docs/user-guide/"},
+	{Name: "ovn-kubernetes", Enforces: true, BlocksMatchPods: true, Undefined: otherProtocols, Cluster: unsure,
+		Says:     "OVN-Kubernetes filters TCP, UDP, SCTP and ICMP by address, so that an ipBlock means whoever has it",
+		Verified: "2026-11-22", Source: "https://docs.redhat.com/en/documentation/openshift_container_platform/4.18/html/network_security/network-policy-apis"},
+	{Name: "aws-vpc-cni", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Admin: unsure, Cluster: unsure,
+		Says:     "the Amazon VPC CNI filters by address, so that an ipBlock means whoever has it; nodes of Fargate and Windows are not covered",
+		Verified: "2026-11-22", Source: "https://docs.aws.amazon.com/eks/latest/userguide/cni-network-policy.html"},
+	{Name: "azure-cni-cilium", Enforces: true, Admin: ignored, Cluster: ignored,
+		Says:     "Azure CNI powered by Cilium knows pods and nodes by identity, so that an ipBlock means neither of them",
+		Verified: "2026-11-22", Source: "https://learn.microsoft.com/en-us/azure/aks/azure-cni-powered-by-cilium"},
+	{Name: "gke-dataplane-v2", Enforces: true, Admin: unsure, Cluster: unsure,
+		Says:     "GKE Dataplane V2 knows pods and nodes by identity, as Cilium does, so that an ipBlock means neither of them",
+		Verified: "2026-11-22", Source: "https://cloud.google.com/kubernetes-engine/docs/concepts/dataplane-v2"},
+	{Name: "none", BlocksMatchPods: true, Admin: ignored, Cluster: ignored,
+		Says:     "no network plugin enforces policies, so that none of them has any effect",
+		Verified: "2026-11-22", Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#prerequisites"},
+}
+
+// Profiles returns the names of the known profiles, the default first.
+func Profiles() []string {
+	names := make([]string, len(profiles))
+	for i := range profiles {
+		names[i] = profiles[i].Name
+	}
+	return names
+}
+
+func profileNamed(name string) (*Profile, error) {
+	if name == "" {
+		return &profiles[0], nil
+	}
+	names := Profiles()
+	if i := slices.Index(names, name); i >= 0 {
+		return &profiles[i], nil
+	}
+	hint := ""
+	if near := kube.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf(", did you mean %q?", near)
+	}
+	return nil, fmt.Errorf("there is no profile %q%s (known: %s)", name, hint, strings.Join(names, ", "))
+}
+
+// assume records what the verdicts rest on and the input does not state.
+func (b *builder) assume() {
+	says := func(id, format string, args ...any) *network.Assumption {
+		b.n.Assumptions = append(b.n.Assumptions, network.Assumption{ID: id, Says: fmt.Sprintf(format, args...)})
+		return &b.n.Assumptions[len(b.n.Assumptions)-1]
+	}
+	if len(b.policies)+len(b.admin) == 0 {
+		return
+	}
+	says("profile", "profile %s: %s", b.profile.Name, b.profile.Says)
+	b.warnIgnored()
+	if !b.profile.Enforces {
+		return
+	}
+	if !b.profile.Undefined.IsEmpty() {
+		says("protocols", "what policies do to protocols without ports is not defined for profile %s; they are treated like the rest",
+			b.profile.Name).Traffic = b.profile.Undefined
+	}
+	says("local-node", "policies do not apply to what a pod's own node opens to it, and do apply to what it opens to the node")
+	if b.addressUnknown && b.blocksSplit() {
+		says("pod-addresses", "pods and nodes whose address is not in the input are somewhere in %s", b.space)
+	}
+	if unseen := b.unseenNamespaces(); len(unseen) > 0 {
+		says("namespace-labels", "the labels of namespaces that are not in the input are not known: %s", listed(unseen))
+	}
+}
+
+// blocksSplit reports whether an address block holds some of the addresses
+// that pods may have and not others.
+func (b *builder) blocksSplit() bool {
+	if !b.profile.BlocksMatchPods {
+		return slices.ContainsFunc(b.admin, func(p adminPolicy) bool { return len(p.rules[network.Egress]) > 0 }) && b.anySplit()
+	}
+	return b.anySplit()
+}
+
+func (b *builder) anySplit() bool {
+	return slices.ContainsFunc(b.blocks, func(block netset.Addrs) bool {
+		return network.MatchAddrs(b.space, block) != network.No && network.MatchAddrs(b.space, block) != network.Yes
+	})
+}
+
+// unseenNamespaces returns those that are used and not defined, where a rule
+// selects namespaces by a label.
+func (b *builder) unseenNamespaces() []string {
+	var names []string
+	for key := range b.scopeKeys {
+		if key == kube.NamespaceLabel {
+			continue
+		}
+		for _, name := range sortedKeys(b.namespaces) {
+			if !b.namespaces[name].defined {
+				names = append(names, name)
+			}
+		}
+		break
+	}
+	return names
+}
+
+// listed joins names, the first few of many.
+func listed(names []string) string {
+	const most = 10
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+// warnIgnored warns about policies that the profile does not implement.
+func (b *builder) warnIgnored() {
+	if !b.profile.Enforces {
+		for i := range b.policies {
+			b.ds.Warnf("no-effect", b.policies[i].pos, "%s has no effect with profile %s", b.policies[i].name, b.profile.Name).
+				WithFix("install a network plugin that enforces policies")
+		}
+	}
+	clusterBaseline, baseline := false, false
+	for i := range b.admin {
+		p := &b.admin[i]
+		if b.supports(p) == ignored {
+			b.ds.Warnf("no-effect", p.pos, "%s has no effect with profile %s, which does not implement it", p.name, b.profile.Name).
+				WithFix("use a kind of policy that it implements")
+		}
+		clusterBaseline = clusterBaseline || p.baseline && p.dialect.cluster
+		baseline = baseline || p.baseline && !p.dialect.cluster
+		if clusterBaseline && baseline {
+			b.ds.Warnf("two-baselines", p.pos, "%s: the order of a BaselineAdminNetworkPolicy and a ClusterNetworkPolicy of the baseline tier is not defined", p.name).
+				WithFix("use one of the two kinds")
+			baseline = false
+		}
+	}
+}
+
+func (b *builder) supports(p *adminPolicy) support {
+	if p.dialect.cluster {
+		return b.profile.Cluster
+	}
+	return b.profile.Admin
+}

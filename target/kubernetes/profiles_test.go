@@ -1,0 +1,52 @@
+package kubernetes
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"bulkhead/target"
+)
+
+func TestUnknownProfileNamesTheKnownOnes(t *testing.T) {
+	_, err := New().NewImporter(target.Options{Profile: "celium"})
+	if err == nil || !strings.Contains(err.Error(), `did you mean "cilium"?`) || !strings.Contains(err.Error(), "aws-vpc-cni") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEveryProfileSaysWhereItIsFrom(t *testing.T) {
+	for _, p := range profiles {
+		if _, err := time.Parse(time.DateOnly, p.Verified); err != nil || !strings.HasPrefix(p.Source, "https://") || p.Says == "" {
+			t.Errorf("profile %s: verified %q, source %q", p.Name, p.Verified, p.Source)
+		}
+	}
+}
+
+// What a profile or a missing fact decides is recorded once it matters.
+func TestAssumptions(t *testing.T) {
+	ids := func(w *world) string {
+		var out []string
+		for _, a := range w.n.Assumptions {
+			out = append(out, a.ID)
+		}
+		return strings.Join(out, " ")
+	}
+	for _, c := range []struct{ name, profile, input, want string }{
+		{"no policies", "", pods, ""},
+		{"policies", "", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile protocols local-node"},
+		{"cilium", "cilium", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile local-node"},
+		{"a block that holds some private addresses", "", pods + policyYAML("shop", "p", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.9.0.0/16}}]}]}`),
+			"profile protocols local-node pod-addresses"},
+		{"a block that holds none", "", pods + policyYAML("shop", "p", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 8.8.8.0/24}}]}]}`), "profile protocols local-node"},
+		{"labels of a namespace that is not there", "", pods + deployment("x", "x", "") + policyYAML("shop", "p", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {a: b}}}]}]}`),
+			"profile protocols local-node namespace-labels"},
+		{"nothing enforces", "none", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := ids(load(t, c.profile, c.input).clean()); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
