@@ -33,7 +33,11 @@ func (e *Env) Compile(policyPath, targetName string) (*Declared, target.Output, 
 func Residue(rs []target.Residue) source.Diagnostics {
 	var ds source.Diagnostics
 	for _, r := range rs {
-		d := ds.Warnf(r.Limit, r.Pos, "%s: %s", r.Permission, r.Says)
+		says := r.Says
+		if r.Permission != "" && !strings.HasPrefix(says, r.Permission) {
+			says = r.Permission + ": " + says
+		}
+		d := ds.Warnf(r.Limit, r.Pos, "%s", says)
 		if r.Fix != "" {
 			d.WithFix("%s", r.Fix)
 		}

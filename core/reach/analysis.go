@@ -25,6 +25,7 @@ type Analysis struct {
 	rowUsers map[*row][]ClassID
 	groups   []destGroup
 	groupOf  []int32
+	index    *memberIndex // nil until a front is looked at
 }
 
 // Analyzer makes analyses of successive versions of a network and reuses what
@@ -57,7 +58,7 @@ func (z *Analyzer) Analyze(n *network.Network) *Analysis {
 		})
 	}
 	z.cache.end()
-	a.index()
+	a.group()
 	return a
 }
 

@@ -43,13 +43,15 @@ type partition struct {
 	of      []ClassID // by endpoint
 	outside ClassID   // first class of addresses
 	names   ClassID   // first class of names
-	hits    [][]hit   // by predicate, ascending by class
+	hits    [][]hit   // by predicate that rules use, ascending by class
+	ruled   []bool    // by predicate
 }
 
 // partitioner splits the parties of a network.
 type partitioner struct {
 	net     *network.Network
 	preds   []network.Predicate
+	ruled   []bool // by predicate: whether a rule uses it
 	scopes  []scopeView
 	atoms   []netset.Addrs
 	atomIn  [][]int // predicates that contain the atom
@@ -90,6 +92,7 @@ func newPartition(n *network.Network) *partition {
 	p := &partitioner{
 		net:   n,
 		preds: n.Predicates(),
+		ruled: ruledPredicates(n),
 		addrs: map[string]*addrMatch{},
 		named: map[network.NamedPort]bool{},
 		keys:  map[string]bool{},
@@ -101,9 +104,35 @@ func newPartition(n *network.Network) *partition {
 	return p.makeClasses(hits)
 }
 
+// ruledPredicates marks the predicates that rules use. Only these tell parties
+// apart: what fronts forward to would make a class of every workload.
+func ruledPredicates(n *network.Network) []bool {
+	ruled := make([]bool, len(n.Predicates()))
+	for li := range n.Layers {
+		for _, tables := range n.Layers[li].Tables {
+			for ti := range tables {
+				for _, iso := range tables[ti].Isolates {
+					ruled[iso.Subject] = true
+				}
+				for ri := range tables[ti].Rules {
+					r := &tables[ti].Rules[ri]
+					ruled[r.Subject] = true
+					for _, p := range r.Peers {
+						ruled[p] = true
+					}
+				}
+			}
+		}
+	}
+	return ruled
+}
+
 // collect finds the attributes and port names that rules look at.
 func (p *partitioner) collect() {
 	for i := range p.preds {
+		if !p.ruled[i] {
+			continue
+		}
 		for _, r := range p.preds[i].Attributes {
 			p.keys[r.Key] = true
 		}
@@ -127,7 +156,7 @@ func (p *partitioner) makeAtoms() {
 	var sets []netset.Addrs
 	var owner []int
 	for i := range p.preds {
-		if !p.preds[i].Addrs.IsEmpty() {
+		if p.ruled[i] && !p.preds[i].Addrs.IsEmpty() {
 			sets = append(sets, p.preds[i].Addrs)
 			owner = append(owner, i)
 		}
@@ -271,7 +300,7 @@ func (p *partitioner) matchProfiles() [][]predMatch {
 	postings := p.postings()
 	for i := range p.preds {
 		pred := &p.preds[i]
-		if !pred.Everything && !pred.Endpoints && pred.Identities.IsEmpty() {
+		if !p.ruled[i] || !pred.Everything && !pred.Endpoints && pred.Identities.IsEmpty() {
 			continue
 		}
 		p.eachCandidate(pred, byScope, postings, func(id int32) {
@@ -295,6 +324,9 @@ type posting struct{ key, value string }
 func (p *partitioner) postings() map[posting][]int32 {
 	used := map[string]bool{}
 	for i := range p.preds {
+		if !p.ruled[i] {
+			continue
+		}
 		for _, r := range p.preds[i].Attributes {
 			if r.Op == network.In {
 				used[r.Key] = true
@@ -377,7 +409,7 @@ func mergeMatches(a, b []predMatch) []predMatch {
 // makeClasses joins profiles that the same predicates mean, and adds the
 // outside.
 func (p *partitioner) makeClasses(matches [][]predMatch) *partition {
-	out := &partition{hits: make([][]hit, len(p.preds))}
+	out := &partition{hits: make([][]hit, len(p.preds)), ruled: p.ruled}
 	ids := map[string]ClassID{}
 	classOf := make([]ClassID, len(p.profile))
 	var buf []byte
@@ -425,7 +457,7 @@ func (p *partitioner) addOutside(out *partition) {
 	seen := map[string]bool{}
 	for i := range p.preds {
 		for _, name := range p.preds[i].Names {
-			if !seen[name] {
+			if p.ruled[i] && !seen[name] {
 				seen[name] = true
 				out.classes = append(out.classes, Class{Name: name, end: network.EndOutside})
 			}
@@ -433,6 +465,9 @@ func (p *partitioner) addOutside(out *partition) {
 	}
 	for i := range p.preds {
 		pred := &p.preds[i]
+		if !p.ruled[i] {
+			continue
+		}
 		for c := out.outside; c < ClassID(len(out.classes)); c++ {
 			switch {
 			case pred.Everything:

@@ -12,10 +12,10 @@ type destGroup struct {
 	classes []ClassID
 }
 
-// index prepares enumeration: it groups destinations by their defaults and
+// group prepares enumeration: it groups destinations by their defaults and
 // inverts the exceptions, so that the edges of a class are found in time
 // proportional to their number.
-func (a *Analysis) index() {
+func (a *Analysis) group() {
 	n := len(a.part.classes)
 	a.sources = make([][]*row, n)
 	a.rowUsers = map[*row][]ClassID{}

@@ -317,6 +317,14 @@ func (a *Analysis) Rules(src, dst ClassID) []finding.Rule {
 
 // Means returns the classes that a predicate means, or may mean.
 func (a *Analysis) Means(p network.PredicateID) []ClassID {
+	if !a.part.ruled[p] {
+		var out []ClassID
+		for _, m := range a.members(p) {
+			out = append(out, a.part.of[m.endpoint])
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
 	out := make([]ClassID, len(a.part.hits[p]))
 	for i, h := range a.part.hits[p] {
 		out[i] = h.class

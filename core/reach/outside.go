@@ -80,13 +80,8 @@ func (a *Analysis) Published() []Publication {
 		}
 		for ri := range f.Routes {
 			r := &f.Routes[ri]
-			for _, h := range a.part.hits[r.Backends] {
-				if a.part.classes[h.class].Outside() {
-					continue
-				}
-				for _, e := range a.part.classes[h.class].Endpoints {
-					out = append(out, a.publish(f, r, int(e), h)...)
-				}
+			for _, m := range a.members(r.Backends) {
+				out = append(out, a.publish(f, r, m)...)
 			}
 		}
 	}
@@ -102,21 +97,17 @@ func (a *Analysis) Relayed() []Publication {
 		if !f.Proxied {
 			continue
 		}
+		relays := a.relays(f)
 		for ri := range f.Routes {
 			r := &f.Routes[ri]
-			for _, h := range a.part.hits[r.Backends] {
-				if a.part.classes[h.class].Outside() {
-					continue
-				}
-				d, _ := a.fromAll(a.relays(f), h.class, a.Between)
-				if h.match != network.Yes {
+			for _, m := range a.members(r.Backends) {
+				d, _ := a.fromAll(relays, a.part.of[m.endpoint], a.Between)
+				if m.match != network.Yes {
 					d = d.doubt()
 				}
-				for _, e := range a.part.classes[h.class].Endpoints {
-					at := r.At(&a.Net.Endpoints[e])
-					one := Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
-					out = append(out, Publication{Front: f, Route: r, Endpoint: int(e), Decision: one})
-				}
+				at := r.At(&a.Net.Endpoints[m.endpoint])
+				one := Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
+				out = append(out, Publication{Front: f, Route: r, Endpoint: int(m.endpoint), Decision: one})
 			}
 		}
 	}
@@ -126,23 +117,23 @@ func (a *Analysis) Relayed() []Publication {
 // relays returns the classes that open the connections of a proxied front.
 func (a *Analysis) relays(f *network.Front) []ClassID {
 	var out []ClassID
-	for _, h := range a.part.hits[f.Via] {
-		if !a.part.classes[h.class].Outside() {
-			out = append(out, h.class)
-		}
+	for _, m := range a.members(f.Via) {
+		out = append(out, a.part.of[m.endpoint])
 	}
-	return out
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // publish decides for one endpoint behind a route. Where the platform may
 // replace the client's address by a host's, only what passes either way is
 // certain; behind a proxy, what the proxy may send.
-func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h hit) []Publication {
+func (a *Analysis) publish(f *network.Front, r *network.Route, m member) []Publication {
+	endpoint, class := int(m.endpoint), a.part.of[m.endpoint]
 	at := r.At(&a.Net.Endpoints[endpoint])
 	if at.IsEmpty() {
 		return nil
 	}
-	replaced, replaces := a.replacement(f, h.class)
+	replaced, replaces := a.replacement(f, class)
 	groups := map[decisionID][]netset.Addrs{}
 	var order []decisionID
 	for c := a.part.outside; c < a.part.names; c++ {
@@ -155,15 +146,15 @@ func (a *Analysis) publish(f *network.Front, r *network.Route, endpoint int, h h
 		var d Decision
 		switch {
 		case !replaces || f.Source == network.SourceKept && !f.Proxied:
-			d = a.Between(c, h.class)
+			d = a.Between(c, class)
 		case f.Source == network.SourceReplaced || f.Proxied:
 			d = replaced
 		default:
-			k := a.Between(c, h.class)
+			k := a.Between(c, class)
 			d = bounds(k.Allow.Intersect(replaced.Allow), k.May().Union(replaced.May()))
 		}
 		d = Decision{Allow: d.Allow.Intersect(at), Unknown: d.Unknown.Intersect(at)}
-		if h.match != network.Yes {
+		if m.match != network.Yes {
 			d = d.doubt()
 		}
 		if d.IsDenied() {
