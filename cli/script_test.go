@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,16 +21,31 @@ var today = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 //
 //	bulkhead ARGS… [< FILE] => CODE   run it and check the exit code
 //	json PATH VALUE                   check a value of standard output
-//	json PATH # N                     check the length of a list
+//	count PATH N                      check the length of a list of it
+//
+// Each finds estate.yaml and policy.yaml of testdata in its folder.
 //
 // `go test ./cli -update` rewrites the files that scripts compare with.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
+		Setup: func(env *testscript.Env) error {
+			for _, name := range []string{"estate.yaml", "policy.yaml"} {
+				text, err := os.ReadFile(filepath.Join("testdata", name))
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), text, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"bulkhead": runScripted,
 			"json":     checkJSON,
+			"count":    countJSON,
 		},
 	})
 }
@@ -53,24 +70,31 @@ func runScripted(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func checkJSON(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 2 {
-		ts.Fatalf("usage: json PATH VALUE, or json PATH # N")
+	if len(args) != 2 {
+		ts.Fatalf("usage: json PATH VALUE")
 	}
+	if got := fmt.Sprint(answerAt(ts, args[0])); (got == args[1]) == neg {
+		ts.Fatalf("%s is %q; wanted %q (negated: %v)", args[0], got, args[1], neg)
+	}
+}
+
+func countJSON(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: count PATH N")
+	}
+	list, ok := answerAt(ts, args[0]).([]any)
+	if !ok || strconv.Itoa(len(list)) != args[1] {
+		ts.Fatalf("%s has %d items, not %s", args[0], len(list), args[1])
+	}
+}
+
+// answerAt returns a part of the JSON on standard output.
+func answerAt(ts *testscript.TestScript, path string) any {
 	var doc any
-	ts.Check(json.NewDecoder(strings.NewReader(ts.ReadFile("stdout"))).Decode(&doc))
-	got, err := at(doc, args[0])
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &doc))
+	got, err := at(doc, path)
 	ts.Check(err)
-	text := fmt.Sprint(got)
-	if args[1] == "#" {
-		list, ok := got.([]any)
-		if !ok {
-			ts.Fatalf("%s is no list: %s", args[0], text)
-		}
-		text, args = strconv.Itoa(len(list)), args[1:]
-	}
-	if want := args[1]; (text == want) == neg {
-		ts.Fatalf("%s is %q; wanted %q (negated: %v)", args[0], text, want, neg)
-	}
+	return got
 }
 
 // at walks a path such as edges.0.from; `?KEY=VALUE` finds an item of a list.

@@ -76,7 +76,10 @@ func (v *verb) usage() string {
 	if v.args != "" {
 		parts = append(parts, v.args)
 	}
-	return strings.Join(append(parts, "[flags]"), " ")
+	if len(v.flagLines()) > 0 {
+		parts = append(parts, "[flags]")
+	}
+	return strings.Join(parts, " ")
 }
 
 // missing says which argument is not there.

@@ -23,11 +23,8 @@ type Question struct {
 // Explain answers a question with the path that decided: the first path that
 // lets the traffic through, otherwise the one that came furthest.
 func (a *Analysis) Explain(q Question) finding.Witness {
-	w := finding.Witness{
-		From:    or(q.FromName, a.ClassName(q.From)),
-		To:      or(q.ToName, a.ClassName(q.To)),
-		Traffic: q.Traffic.String(),
-	}
+	q.FromName, q.ToName = or(q.FromName, a.ClassName(q.From)), or(q.ToName, a.ClassName(q.To))
+	w := finding.Witness{From: q.FromName, To: q.ToName, Traffic: q.Traffic.String()}
 	paths := a.pathsBetween(a.part.classes[q.From].end, a.part.classes[q.To].end)
 	for i, p := range paths {
 		v, hops := a.walk(p, q)
@@ -114,28 +111,30 @@ func (a *Analysis) filterHops(s *network.Step, q Question, traffic netset.Traffi
 	if s.Direction == network.Ingress && replaced != nil {
 		hops := make([]finding.Hop, 0, len(replaced))
 		for _, c := range replaced {
-			hops = append(hops, a.hop(s, c, q.To, traffic))
+			one := q
+			one.From = c
+			hops = append(hops, a.hop(s, one, traffic))
 		}
 		return hops
 	}
-	return []finding.Hop{a.hop(s, q.From, q.To, traffic)}
+	return []finding.Hop{a.hop(s, q, traffic)}
 }
 
 // hop says what one filter decides and by which rules.
-func (a *Analysis) hop(s *network.Step, src, dst ClassID, traffic netset.Traffic) finding.Hop {
-	subject, peer := src, dst
+func (a *Analysis) hop(s *network.Step, q Question, traffic netset.Traffic) finding.Hop {
+	subject, peer, name := q.From, q.To, q.FromName
 	if s.Direction == network.Ingress {
-		subject, peer = dst, src
+		subject, peer, name = q.To, q.From, q.ToName
 	}
 	side := a.sides[s.Layer][s.Direction]
-	h := finding.Hop{At: fmt.Sprintf("%s of %s (%s)", s.Direction, a.ClassName(subject), side.layer.Name)}
+	h := finding.Hop{At: fmt.Sprintf("%s of %s (%s)", s.Direction, name, side.layer.Name)}
 	sub := side.subs[subject]
 	if sub == nil {
 		h.Verdict, h.Why = finding.Allowed, "it is outside the estate"
 		return h
 	}
 	h.Verdict = verdictOn(a.cache.decisions.get(side.rows[subject].at(peer)), traffic)
-	t := a.trace(sub, side, subject, peer, dst, traffic)
+	t := a.trace(sub, side, subject, peer, q.To, traffic)
 	h.Rules = t.rules
 	switch {
 	case h.Verdict == finding.Allowed && len(t.rules) == 0:

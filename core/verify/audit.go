@@ -78,7 +78,7 @@ func Audit(a *reach.Analysis, recognise func(endpoint int) []Recognised) AuditRe
 	u.metadata()
 	u.consoles()
 	u.hostShared()
-	u.coverage()
+	u.relays()
 	u.out = append(u.out, DeadRules(a)...)
 	finding.Sort(u.out)
 	return AuditReport{Findings: u.out, Flatness: flat, Components: components}
@@ -174,6 +174,9 @@ func (u *auditor) publicFinding(p reach.Publication, e *network.Endpoint, public
 	rule, sev, verb := "public-exposure", finding.High, "publishes"
 	if !certain {
 		rule, sev, verb = "possible-public-exposure", finding.Medium, "may publish"
+		if len(u.known[p.Endpoint]) > 0 {
+			sev = finding.High
+		}
 	}
 	from := "the internet"
 	if cidrs := public.CIDRs(); !public.Equal(netset.PublicAddrs()) && len(cidrs) <= 4 {
@@ -219,33 +222,59 @@ func (u *auditor) sensitiveAt(e int, t netset.Traffic) (SensitivePort, bool) {
 	return SensitivePort{}, false
 }
 
-// isolation reports scopes with endpoints that no rule isolates.
+// isolation reports scopes with endpoints that no rule isolates in one
+// direction or both.
 func (u *auditor) isolation() {
 	for _, g := range u.scopes() {
-		for _, dir := range []network.Direction{network.Ingress, network.Egress} {
-			var open []int
-			for _, e := range g.endpoints {
+		var open [2][]int
+		for _, e := range g.endpoints {
+			for _, dir := range []network.Direction{network.Egress, network.Ingress} {
 				if u.a.Net.Endpoints[e].Attachment == network.Own && u.a.Isolated(u.a.ClassOf(e), dir) != network.Yes {
-					open = append(open, e)
+					open[dir] = append(open[dir], e)
 				}
 			}
-			if len(open) == 0 {
-				continue
-			}
-			f := finding.New("no-isolation/"+dir.String(), u.severityFor(open, finding.Medium), g.name, "")
-			what := "everything may connect to them"
-			if dir == network.Egress {
-				f.Severity = min(f.Severity, finding.Medium)
-				what = "they may connect to everything"
-			}
-			f.Title = fmt.Sprintf("%d of %d workloads in %s have no %s isolation: %s", len(open), len(g.endpoints), g.name, dir, what)
-			f.Detail = u.names(open, 5)
-			f.Pos = u.a.Net.Endpoints[open[0]].Pos
-			f.Remedy = "deny by default in " + g.name + " and allow what is needed: bulkhead init drafts the policy, bulkhead compile writes the configuration"
-			f.Facts = map[string]string{"indicator": "F4", "open": fmt.Sprint(len(open)), "of": fmt.Sprint(len(g.endpoints))}
-			u.add(f)
 		}
+		in, out := open[network.Ingress], open[network.Egress]
+		if len(in)+len(out) == 0 {
+			continue
+		}
+		worst := in
+		f := finding.New("no-isolation", u.severityFor(in, finding.Medium), g.name, "")
+		if len(in) == 0 {
+			worst = out
+			f.Severity = finding.Medium
+		}
+		of := count(u.distinct(g.endpoints), "workload", "workloads")
+		switch {
+		case len(in) == 0:
+			f.Title = fmt.Sprintf("%s: %d of %s may connect to everything", g.name, u.distinct(out), of)
+		case len(out) == 0:
+			f.Title = fmt.Sprintf("%s: everything may connect to %d of %s", g.name, u.distinct(in), of)
+		default:
+			f.Title = fmt.Sprintf("%s: everything may connect to %d of %s, and %d may connect to everything", g.name, u.distinct(in), of, u.distinct(out))
+		}
+		f.Detail = "No rule isolates " + u.names(worst, 5) + "."
+		f.Pos = u.a.Net.Endpoints[worst[0]].Pos
+		f.Remedy = "deny by default in " + g.name + " and allow what is needed: bulkhead init drafts the policy, bulkhead compile writes the configuration"
+		f.Facts = map[string]string{"indicator": "F4", "ingress": fmt.Sprint(len(in)), "egress": fmt.Sprint(len(out)), "of": fmt.Sprint(len(g.endpoints))}
+		u.add(f)
 	}
+}
+
+// distinct counts the workloads among endpoints.
+func (u *auditor) distinct(endpoints []int) int {
+	names := map[string]bool{}
+	for _, e := range endpoints {
+		names[u.a.Net.Endpoints[e].Workload] = true
+	}
+	return len(names)
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func (u *auditor) flat(f reach.Flatness) {
@@ -286,7 +315,7 @@ func (u *auditor) egress() {
 			continue
 		}
 		f := finding.New("unrestricted-egress", u.severityFor(open, finding.Medium), g.name, "")
-		f.Title = fmt.Sprintf("%d of %d workloads in %s can call any address on the internet (%s)", len(open), len(g.endpoints), g.name, traffic)
+		f.Title = fmt.Sprintf("%s: %d of %s can call any address on the internet (%s)", g.name, u.distinct(open), count(u.distinct(g.endpoints), "workload", "workloads"), traffic)
 		f.Detail = u.names(open, 5) + ". Whatever runs there can carry data out and fetch tools."
 		e := open[0]
 		f.Pos = u.a.Net.Endpoints[e].Pos
@@ -328,8 +357,6 @@ var metadataServices = []struct {
 }{
 	{"169.254.169.254", 80, "the metadata service (169.254.169.254)"},
 	{"fd00:ec2::254", 80, "the metadata service over IPv6 (fd00:ec2::254)"},
-	{"168.63.129.16", 80, "Azure's wire server (168.63.129.16)"},
-	{"100.100.100.200", 80, "Alibaba Cloud's metadata service (100.100.100.200)"},
 }
 
 func (u *auditor) metadata() {
@@ -354,7 +381,7 @@ func (u *auditor) metadata() {
 			sev = finding.Low
 		}
 		f := finding.New("metadata-access", sev, m.addr, "")
-		f.Title = fmt.Sprintf("%d workloads can reach %s", len(open), m.name)
+		f.Title = fmt.Sprintf("%s can reach %s", count(u.distinct(open), "workload", "workloads"), m.name)
 		f.Detail = u.names(open, 5) + ". It hands out the machine's credentials to whoever asks (AML.T0012, AML.T0055)."
 		f.Pos = u.a.Net.Endpoints[open[0]].Pos
 		f.Remedy = fmt.Sprintf("except %s/%d from egress rules, or deny egress by default; give workloads an identity of their own", m.addr, addr.BitLen())
@@ -365,17 +392,25 @@ func (u *auditor) metadata() {
 	}
 }
 
-// consoles reports sensitive ports that other scopes can reach.
+// consoles reports sensitive ports that other scopes can reach, once for each
+// workload.
 func (u *auditor) consoles() {
 	for i := range u.a.Net.Endpoints {
 		e := &u.a.Net.Endpoints[i]
-		for _, k := range u.known[i] {
-			for _, s := range k.Sensitive {
-				if !serves(e, s.Port) {
-					continue
-				}
-				u.console(i, k, s)
+		if len(u.known[i]) == 0 {
+			continue
+		}
+		var ports netset.Traffic
+		var says, why []string
+		for _, s := range u.known[i][0].Sensitive {
+			if serves(e, s.Port) {
+				ports = ports.Union(netset.Port(netset.TCP, s.Port))
+				says = append(says, fmt.Sprintf("%d (%s)", s.Port, s.Name))
+				why = append(why, s.Name+": "+s.Why)
 			}
+		}
+		if from, first := u.strangers(i, ports); len(from) > 0 {
+			u.console(i, from, first, ports, says, why)
 		}
 	}
 }
@@ -386,40 +421,48 @@ func serves(e *network.Endpoint, port uint16) bool {
 	return len(e.Ports) == 0 || slices.ContainsFunc(e.Ports, func(p network.Port) bool { return p.Number == port })
 }
 
-func (u *auditor) console(target int, k Recognised, s SensitivePort) {
-	to := &u.a.Net.Endpoints[target]
-	port := netset.Port(netset.TCP, s.Port)
-	var from []string
-	first := -1
+// strangers returns the workloads of other scopes that reach any of the ports
+// of an endpoint, and the first such endpoint.
+func (u *auditor) strangers(target int, ports netset.Traffic) (names []string, first int) {
+	first = -1
 	for c := range u.a.EndpointClasses() {
-		if !port.SubsetOf(u.a.Between(reach.ClassID(c), u.a.ClassOf(target)).Allow) {
+		if !ports.Overlaps(u.a.Between(reach.ClassID(c), u.a.ClassOf(target)).Allow) {
 			continue
 		}
 		for _, i := range u.a.Classes()[c].Endpoints {
 			e := &u.a.Net.Endpoints[i]
-			if e.Kind != network.Workload || e.Scope == to.Scope {
+			if e.Kind != network.Workload || e.Scope == u.a.Net.Endpoints[target].Scope {
 				continue
 			}
 			if first < 0 || int(i) < first {
 				first = int(i)
 			}
-			from = append(from, e.Workload)
+			names = append(names, e.Workload)
 		}
 	}
-	if first < 0 {
-		return
-	}
-	slices.Sort(from)
-	from = slices.Compact(from)
-	f := finding.New("console-reachable", finding.High, to.Workload, fmt.Sprint(s.Port))
-	f.Title = fmt.Sprintf("%d workloads outside its scope can reach %s of %s on TCP %d", len(from), s.Name, u.title(target), s.Port)
-	f.Detail = s.Why
+	slices.Sort(names)
+	return slices.Compact(names), first
+}
+
+func (u *auditor) console(target int, from []string, first int, ports netset.Traffic, says, why []string) {
+	to := &u.a.Net.Endpoints[target]
+	reached := ports.Intersect(u.a.BetweenEndpoints(first, target).Allow)
+	f := finding.New("console-reachable", finding.High, to.Name(), "")
+	f.Title = fmt.Sprintf("%s outside %s can reach %s on %s", count(len(from), "workload", "workloads"), u.scopeName(to), u.title(target), list(says, 5))
+	f.Detail = strings.Join(why, "; ")
 	f.Pos = to.Pos
-	f.Remedy = "allow the port only to the workloads that need it"
-	w := u.a.Explain(reach.Question{From: u.a.ClassOf(first), To: u.a.ClassOf(target), FromName: u.a.Net.Endpoints[first].Name(), ToName: to.Name(), Traffic: port})
+	f.Remedy = "allow these ports only to the workloads that need them"
+	w := u.a.Explain(reach.Question{From: u.a.ClassOf(first), To: u.a.ClassOf(target), FromName: u.a.Net.Endpoints[first].Name(), ToName: to.Name(), Traffic: example(reached)})
 	f.Witness = &w
-	f.Facts = map[string]string{"component": k.ID, "from": fmt.Sprint(len(from))}
+	f.Facts = map[string]string{"component": u.known[target][0].ID, "from": fmt.Sprint(len(from)), "ports": ports.String()}
 	u.once(f)
+}
+
+func (u *auditor) scopeName(e *network.Endpoint) string {
+	if e.Scope < 0 {
+		return "its scope"
+	}
+	return u.a.Net.Scopes[e.Scope].Name
 }
 
 // hostShared reports workloads on the host's network, where policies for
@@ -438,20 +481,25 @@ func (u *auditor) hostShared() {
 	}
 }
 
-// coverage reports input that could change the verdicts and was not understood.
-func (u *auditor) coverage() {
-	byKind := map[string][]network.Ignored{}
-	for _, ig := range u.a.Net.Coverage.Ignored {
-		if ig.Matters {
-			byKind[ig.Kind] = append(byKind[ig.Kind], ig)
+// relays reports what a proxy or the control plane must reach and cannot: a
+// webhook that fails, a route that answers with an error.
+func (u *auditor) relays() {
+	for _, p := range u.a.Relayed() {
+		if !p.Allow.IsEmpty() || !p.Unknown.IsEmpty() || p.Route.At(&u.a.Net.Endpoints[p.Endpoint]).IsEmpty() {
+			continue
 		}
-	}
-	for kind, igs := range byKind {
-		f := finding.New("not-understood", finding.Info, kind, "")
-		f.Title = fmt.Sprintf("%d %s objects are not understood and may change the verdicts", len(igs), kind)
-		f.Detail, f.Pos = igs[0].Why, igs[0].Pos
-		f.Facts = map[string]string{"verdict": "unknown", "objects": fmt.Sprint(len(igs))}
-		f.Remedy = "read the verdicts as those of the layers that are listed as understood"
-		u.add(f)
+		e := &u.a.Net.Endpoints[p.Endpoint]
+		from := u.a.Means(p.Front.Via)
+		if len(from) == 0 {
+			continue
+		}
+		f := finding.New("blocked-relay", finding.Medium, p.Front.Name, e.Workload)
+		at := p.Route.At(e)
+		f.Title = fmt.Sprintf("%s cannot work: %s cannot reach %s on %s", p.Front.Name, u.a.ClassName(from[0]), u.title(p.Endpoint), at)
+		f.Detail = p.Front.Why
+		f.Pos, f.Remedy = p.Front.Pos, "allow it in the layer that denies (the witness names it), or remove the front"
+		w := u.a.Explain(reach.Question{From: from[0], To: u.a.ClassOf(p.Endpoint), ToName: e.Name(), Traffic: example(at)})
+		f.Witness = &w
+		u.once(f)
 	}
 }

@@ -20,15 +20,22 @@ func DeadRules(a *reach.Analysis) []finding.Finding {
 		for _, tables := range a.Net.Layers[li].Tables {
 			for ti := range tables {
 				t := &tables[ti]
+				// An isolation and the rules beside it are one object: it is
+				// reported once.
+				dead := map[network.PredicateID]bool{}
 				for _, iso := range t.Isolates {
-					if len(a.Means(iso.Subject)) == 0 && !seen[iso.Pos] {
+					if len(a.Means(iso.Subject)) > 0 {
+						continue
+					}
+					dead[iso.Subject] = true
+					if !seen[iso.Pos] {
 						seen[iso.Pos] = true
 						out = append(out, selectsNothing(iso.Name, iso.Pos))
 					}
 				}
 				for ri := range t.Rules {
 					r := &t.Rules[ri]
-					if seen[r.Pos] {
+					if seen[r.Pos] || dead[r.Subject] {
 						continue
 					}
 					if f, dead := deadRule(a, r); dead {

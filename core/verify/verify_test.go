@@ -410,7 +410,7 @@ func TestAuditOfTheExample(t *testing.T) {
 	}
 	for rule, subject := range map[string]string{
 		"flat-network": "the whole estate", "metadata-access": "169.254.169.254", "unrestricted-egress": "training",
-		"no-isolation/ingress": "data", "console-reachable": "serving/Deployment/llm",
+		"no-isolation": "data", "console-reachable": "serving/Deployment/llm",
 	} {
 		if f := one(t, r.Findings, rule, subject); f.Remedy == "" {
 			t.Errorf("%s has no remedy", rule)
