@@ -29,6 +29,7 @@ var lattice = []struct {
 
 	{"internal/yamldoc", []string{"core/source"}, []string{"go.yaml.in/yaml/v4"}},
 	{"internal/yamltext", []string{"core"}, []string{"go.yaml.in/yaml/v4"}},
+	{"internal/atomicfile", nil, nil},
 	{"internal/benchestate", nil, nil},
 
 	{"recognise", nil, []string{"go.yaml.in/yaml/v4"}},

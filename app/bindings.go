@@ -3,6 +3,7 @@ package app
 import (
 	"slices"
 
+	"bulkhead/core/netset"
 	"bulkhead/core/network"
 	"bulkhead/core/policy"
 	"bulkhead/core/verify"
@@ -18,7 +19,8 @@ type resolving interface {
 
 // bind finds the endpoints that the parties of an intent are.
 func bind(in *policy.Intent, n *network.Network) verify.Bindings {
-	b := verify.Bindings{Workloads: map[string][]int{}, Resolvers: map[string][]int{}, Maybe: map[string][]int{}}
+	b := verify.Bindings{Workloads: map[string][]int{}, Resolvers: map[string][]int{}, Maybe: map[string][]int{},
+		ResolverAddrs: map[string]netset.Addrs{}}
 	for i := range in.Policy.Workloads {
 		w := &in.Policy.Workloads[i]
 		for _, binding := range w.Bindings {
@@ -35,6 +37,7 @@ func bind(in *policy.Intent, n *network.Network) verify.Bindings {
 		for _, t := range targets() {
 			if p, ok := resolver(t, name); ok {
 				find(n, p, name, b.Resolvers, b.Maybe)
+				b.ResolverAddrs[name] = b.ResolverAddrs[name].Union(p.Addrs)
 			}
 		}
 	}

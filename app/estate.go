@@ -1,6 +1,8 @@
 package app
 
 import (
+	"slices"
+
 	"bulkhead/core/network"
 	"bulkhead/core/reach"
 	"bulkhead/core/source"
@@ -17,13 +19,14 @@ type Estate struct {
 	Analysis *reach.Analysis
 	// Warnings are what is doubtful in the input and does not stop the work.
 	Warnings source.Diagnostics
+	// Lines gives lines of the input for the warnings.
+	Lines Lines
 }
 
 // BadInput says that the input has errors; the diagnostics hold at least one.
 type BadInput struct {
 	Diagnostics source.Diagnostics
-	// Line returns lines of the input.
-	Line func(file string, line int) (string, bool)
+	Lines       Lines
 }
 
 func (e *BadInput) Error() string { return e.Diagnostics.Error() }
@@ -49,11 +52,19 @@ func (e *Env) readEstate(in Input) (*Estate, error) {
 	if ds.HasErrors() {
 		return nil, &BadInput{ds, e.lines(l.stdin)}
 	}
-	if n.Coverage.Objects == 0 {
+	if n.Coverage.Understood == 0 {
 		return nil, noObjects(in.Paths, &n.Coverage)
 	}
+	if !slices.ContainsFunc(n.Endpoints, func(e network.Endpoint) bool { return e.Kind == network.Workload }) {
+		ds.Warnf("no-workloads", source.Pos{}, "there is no workload in %s, so that nothing can reach anything", quoted(in.Paths)).
+			WithFix("add what runs: Deployments, Pods and the like")
+	}
 	e.progress("analysing", 0, 0)
-	return &Estate{Inputs: in.Paths, Net: n, Analysis: reach.New(n), Warnings: ds}, nil
+	est := &Estate{Inputs: in.Paths, Net: n, Analysis: reach.New(n), Warnings: ds}
+	if len(ds) > 0 {
+		est.Lines = e.lines(l.stdin)
+	}
+	return est, nil
 }
 
 // offer gives the objects of a document to the importers.

@@ -34,8 +34,8 @@ type sources struct {
 	bound  *verify.Bindings
 }
 
-// sources reads what a question is put to. The policy of the directory takes
-// part in a question about an estate only if it can be read.
+// sources reads what a question is put to: the policy, if there is one, and
+// the estate, if paths are given.
 func (e *Env) sources(in Input, policyPath string) (*sources, error) {
 	s := &sources{}
 	d, err := e.readPolicy(policyPath)

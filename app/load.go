@@ -218,12 +218,16 @@ func (l *loader) read(f file, each func(yamldoc.Value)) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %s", f.name, plain(err))
 	}
+	documents := 0
 	for v, d := range yamldoc.Documents(f.name, text, l.limits) {
 		if d != nil {
 			l.broken(f, text, d)
 			return nil
 		}
 		each(v)
+		if documents++; documents%256 == 0 {
+			l.env.progress(fmt.Sprintf("reading %s: %d documents", f.name, documents), 0, 0)
+		}
 	}
 	return nil
 }

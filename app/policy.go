@@ -26,6 +26,7 @@ type Declared struct {
 	Intent *policy.Intent
 	// Warnings do not stop the work.
 	Warnings source.Diagnostics
+	Lines    Lines
 }
 
 // policyFiles returns the files of a policy: the path given, or else where a
@@ -116,7 +117,7 @@ func (e *Env) readPolicy(path string) (*Declared, error) {
 	if ds.HasErrors() {
 		return nil, &BadInput{ds, textLines(files)}
 	}
-	return &Declared{Path: at, Intent: in, Warnings: ds}, nil
+	return &Declared{Path: at, Intent: in, Warnings: ds, Lines: textLines(files)}, nil
 }
 
 // resolve parses and resolves policy files and checks what only the

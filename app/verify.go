@@ -23,6 +23,7 @@ func (e *Env) Verify(in Input, policyPath string) (*Estate, *render.Report, erro
 		return nil, nil, err
 	}
 	est.Warnings = append(d.Warnings, est.Warnings...)
+	est.Lines = eitherLines(d.Lines, est.Lines)
 	found := verify.Verify(d.Intent, est.Analysis, bind(d.Intent, est.Net))
 	r := e.estateReport("verify", est)
 	r.Findings = found.Findings
@@ -36,4 +37,14 @@ func (e *Env) Verify(in Input, policyPath string) (*Estate, *render.Report, erro
 			Says: fmt.Sprintf("%d endpoints are in the policy, %d are not", found.Bound, found.Unbound)},
 	}
 	return est, r, nil
+}
+
+// eitherLines gives the lines of what either knows.
+func eitherLines(a, b Lines) Lines {
+	return func(file string, n int) (string, bool) {
+		if text, ok := a(file, n); ok || b == nil {
+			return text, ok
+		}
+		return b(file, n)
+	}
 }

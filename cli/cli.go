@@ -186,7 +186,7 @@ func (c *Command) fail(err error, v *verb) int {
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		return Clean // whoever read the answer has read enough
 	case errors.As(err, &bad):
-		if werr := text.Diagnostics(c.Stderr, bad.Diagnostics, bad.Line, c.look(c.Stderr)); werr != nil {
+		if werr := text.Diagnostics(c.Stderr, bad.Diagnostics, text.Line(bad.Lines), c.look(c.Stderr)); werr != nil {
 			return Incomplete
 		}
 		return Invalid

@@ -55,7 +55,7 @@ func (k *call) compile() (int, error) {
 	if err != nil {
 		return Incomplete, err
 	}
-	if err := k.warn(d.Warnings); err != nil {
+	if err := k.warn(d.Warnings, d.Lines); err != nil {
 		return Incomplete, err
 	}
 	if k.opts.out == "" {
@@ -128,7 +128,7 @@ func (k *call) residue(rs []target.Residue) error {
 			ds.Warnf(limit, source.Pos{}, "and %d more", rest)
 		}
 	}
-	if err := k.warn(ds); err != nil {
+	if err := k.warn(ds, nil); err != nil {
 		return err
 	}
 	k.complain("%s cannot express %d parts of the policy; %d of them end up wider than declared", k.opts.target, len(rs), wider)

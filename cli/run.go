@@ -24,11 +24,11 @@ func (k *call) text() text.Options {
 
 // warn prints what is doubtful in the input to standard error. A machine that
 // reads the answer finds it there too.
-func (k *call) warn(ds source.Diagnostics) error {
+func (k *call) warn(ds source.Diagnostics, lines app.Lines) error {
 	k.bar.clear()
 	o := k.look(k.Stderr)
 	o.All = k.opts.all
-	return text.Diagnostics(k.Stderr, ds, nil, o)
+	return text.Diagnostics(k.Stderr, ds, text.Line(lines), o)
 }
 
 func (k *call) audit() (int, error) {
@@ -36,7 +36,7 @@ func (k *call) audit() (int, error) {
 	if err != nil {
 		return Incomplete, err
 	}
-	return k.report(r, nil, est.Warnings)
+	return k.report(r, est.Lines, est.Warnings)
 }
 
 func (k *call) verify() (int, error) {
@@ -44,7 +44,7 @@ func (k *call) verify() (int, error) {
 	if err != nil {
 		return Incomplete, err
 	}
-	return k.report(r, nil, est.Warnings)
+	return k.report(r, est.Lines, est.Warnings)
 }
 
 func (k *call) check() (int, error) {
@@ -61,7 +61,7 @@ func (k *call) check() (int, error) {
 
 // report prints findings in the format that was asked for.
 func (k *call) report(r *render.Report, lines app.Lines, warnings source.Diagnostics) (int, error) {
-	if err := k.warn(warnings); err != nil {
+	if err := k.warn(warnings, lines); err != nil {
 		return Incomplete, err
 	}
 	var err error
@@ -119,7 +119,7 @@ func (k *call) reach() (int, error) {
 	if err != nil {
 		return Incomplete, err
 	}
-	if err := k.warn(est.Warnings); err != nil {
+	if err := k.warn(est.Warnings, est.Lines); err != nil {
 		return Incomplete, err
 	}
 	unknown := 0
@@ -164,7 +164,7 @@ func (k *call) warnEstate(est *app.Estate) error {
 	if render.Lowered(&est.Net.Coverage) && !k.opts.strict {
 		k.complain("something in the input was not understood and can change the answer (bulkhead audit lists it)")
 	}
-	return k.warn(est.Warnings)
+	return k.warn(est.Warnings, est.Lines)
 }
 
 func (k *call) explain() (int, error) {
@@ -234,7 +234,7 @@ func (k *call) diff() (int, error) {
 		return Incomplete, err
 	}
 	if est != nil {
-		if err := k.warn(est.Warnings); err != nil {
+		if err := k.warn(est.Warnings, est.Lines); err != nil {
 			return Incomplete, err
 		}
 	}

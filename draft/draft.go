@@ -97,6 +97,7 @@ func New(o Options) Draft {
 	d.dns()
 	d.exposures()
 	d.egress()
+	d.control()
 	d.relax()
 	d.header()
 	return d.out

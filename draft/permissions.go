@@ -306,6 +306,24 @@ func (d *drafter) egress() {
 	}
 }
 
+// control warns of workloads that use the platform's own API: the policy knows
+// its address only if the user gives it.
+func (d *drafter) control() {
+	n := 0
+	for u := range d.units {
+		for i := range d.Analysis.Net.Endpoints {
+			e := &d.Analysis.Net.Endpoints[i]
+			if e.Kind == network.Control && !d.Analysis.BetweenEndpoints(d.units[u].endpoints[0], i).Allow.IsEmpty() {
+				n++
+				break
+			}
+		}
+	}
+	if n > 0 {
+		d.warn("%s can call the control plane's API today; those that need it (controllers, operators, jobs that start jobs) need its address under egress:, such as {from: NAME, to: 10.0.0.1/32, ports: [443]}", count(n, "workload", "workloads"))
+	}
+}
+
 func (d *drafter) canCallOut(u int) bool {
 	https := netset.Port(netset.TCP, 443)
 	for _, e := range d.units[u].endpoints {

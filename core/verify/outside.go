@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"bulkhead/core/finding"
@@ -14,8 +15,17 @@ import (
 // compareEgress compares what each declared workload may send outside.
 func (v *verifier) compareEgress() {
 	out := map[policy.Party][]*policy.Permission{}
+	resolving := map[policy.Party][]*policy.Permission{}
 	for i := range v.in.Permissions {
 		p := &v.in.Permissions[i]
+		if at := v.bound.ResolverAddrs[p.To.Name]; p.To.Kind == policy.ResolverParty && !at.IsEmpty() {
+			also := *p
+			also.Addrs = at
+			for _, m := range p.From.Members {
+				resolving[m] = append(resolving[m], &also)
+			}
+			continue
+		}
 		if p.To.Kind != policy.OutsideParty || p.Via != "" || p.Kind == policy.ExposureKind {
 			continue
 		}
@@ -27,7 +37,9 @@ func (v *verifier) compareEgress() {
 		w := policy.Party{Kind: policy.WorkloadParty, Name: v.in.Policy.Workloads[i].Name.Value}
 		for _, gi := range v.byParty[w] {
 			edges := v.a.ToOutside(v.groups[gi].class)
-			v.egressLeaks(w, &v.groups[gi], edges, out[w])
+			// A resolver may answer at its addresses, and need not: what
+			// is closed there is not broken.
+			v.egressLeaks(w, &v.groups[gi], edges, slices.Concat(out[w], resolving[w]))
 			v.egressBroken(w, &v.groups[gi], edges, out[w])
 		}
 	}
@@ -452,7 +464,7 @@ func (v *verifier) brokenExposures(w policy.Party, pubs []reach.Publication, dec
 			f.Pos = p.Pos
 			f.Title = fmt.Sprintf("%s is declared, but whether it works is not in the input", p.Name)
 			f.Facts = map[string]string{"verdict": "unknown"}
-			f.Remedy = "keep the client's address (externalTrafficPolicy: Local), or give the missing input"
+			f.Remedy = "keep the client's address all the way to the workload, or let the front's own addresses in (exposures: from: CIDR)"
 		case p.Traffic.SubsetOf(direct):
 			f = finding.New("unpublished-exposure", finding.Info, p.Name, "")
 			f.Pos = p.Pos

@@ -19,6 +19,9 @@ type Bindings struct {
 	// of a resolver.
 	Workloads map[string][]int
 	Resolvers map[string][]int
+	// ResolverAddrs maps a resolver to addresses of no endpoint at which it may
+	// answer as well, such as a cache on every machine.
+	ResolverAddrs map[string]netset.Addrs
 	// Maybe lists endpoints that a binding may mean: their labels or names are
 	// not settled by the input.
 	Maybe map[string][]int
@@ -189,6 +192,23 @@ func (v *verifier) expected(from, to *group) netset.Traffic {
 	for _, p := range from.parties {
 		for _, q := range to.parties {
 			t = t.Union(v.in.Between(p, q))
+			if q.Kind == policy.ControlParty {
+				t = t.Union(v.byAddress(p, to))
+			}
+		}
+	}
+	return t
+}
+
+// byAddress is what a party may send to the control plane as an address: the
+// policy has no other name for it on that side.
+func (v *verifier) byAddress(from policy.Party, to *group) netset.Traffic {
+	var t netset.Traffic
+	for i := range v.in.Permissions {
+		p := &v.in.Permissions[i]
+		if p.To.Kind == policy.OutsideParty && !p.Addrs.IsEmpty() && p.From.Has(from) &&
+			slices.ContainsFunc(to.endpoints, func(e int) bool { return p.Addrs.Overlaps(v.a.Net.Endpoints[e].Addrs) }) {
+			t = t.Union(p.Traffic)
 		}
 	}
 	return t
@@ -249,7 +269,7 @@ func (v *verifier) compareEdge(from, to *group, d reach.Decision) bool {
 	switch {
 	case sameParties(from, to):
 		sev = finding.Low
-	case len(from.parties) > 0 && from.parties[0].Kind == policy.ControlParty:
+	case isControl(from) || isControl(to):
 		sev = finding.Low
 	case len(to.parties) == 0:
 		sev = finding.Medium
@@ -264,6 +284,10 @@ func (v *verifier) compareEdge(from, to *group, d reach.Decision) bool {
 		v.leak("possible-leak", finding.Low, from, to, extra)
 	}
 	return d.Allow.Equal(want) && d.Unknown.IsEmpty()
+}
+
+func isControl(g *group) bool {
+	return len(g.parties) > 0 && g.parties[0].Kind == policy.ControlParty
 }
 
 func sameParties(a, b *group) bool { return len(a.parties) > 0 && slices.Equal(a.parties, b.parties) }

@@ -2,7 +2,7 @@
 // dialect of GitHub and GitLab.
 //
 // What it prints comes from configuration that strangers may have written: it
-// escapes everything, so that no name can become markup, a link or a mention.
+// escapes everything, so that no name can become markup or a mention.
 package markdown
 
 import (
@@ -268,7 +268,7 @@ func (p *printer) finding(f *finding.Finding) {
 
 // html escapes text inside of a tag's content, where markdown is not read.
 func html(text string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "@\u200b", "\n", " ").Replace(text)
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "[", "&#91;", "`", "&#96;", "@", "@\u200b", "\n", " ").Replace(text)
 }
 
 func (p *printer) coverage(c *network.Coverage) {

@@ -115,11 +115,6 @@ func wrap(text string, width int) []string {
 	return append(lines, line.String())
 }
 
-// pad fills text up to n columns.
-func pad(text string, n int) string {
-	return text + strings.Repeat(" ", max(0, n-utf8.RuneCountInString(text)))
-}
-
 func plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one

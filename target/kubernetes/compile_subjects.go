@@ -291,10 +291,15 @@ func resolverPeers(name string) peerSet {
 	return newPeerSet(peers)
 }
 
-// Resolver says which endpoints a resolver of [policy.Resolvers] is.
+// Resolver says what a resolver of [policy.Resolvers] is: endpoints, and
+// addresses of no endpoint at which it may answer as well.
 func (Target) Resolver(name string) (network.Predicate, bool) {
 	s, ok := resolverPods[name]
-	return network.Predicate{Endpoints: true, Kinds: podEnds, ScopeName: s.namespace, Attributes: s.labels}, ok
+	p := network.Predicate{Endpoints: true, Kinds: podEnds, ScopeName: s.namespace, Attributes: s.labels, AddrsOutsideOnly: true}
+	for _, q := range resolverPeers(name).peers {
+		p.Addrs = p.Addrs.Union(q.block)
+	}
+	return p, ok
 }
 
 // namespaceSelector selects namespaces by name.

@@ -1,5 +1,6 @@
-// Package kubernetes reads Kubernetes objects into the network model and binds
-// policies to them.
+// Package kubernetes reads Kubernetes objects into the network model, binds
+// policies to them, and compiles policies to NetworkPolicy ([Target]) and to
+// ClusterNetworkPolicy ([AdminTarget]).
 //
 // It understands workloads of every kind that embeds a pod, NetworkPolicy,
 // AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy,
@@ -31,6 +32,15 @@
 // Ingress served by pods of the cluster is as reachable as the Service before
 // them, and their address is what policies see; where they are not in the
 // input it is not known.
+//
+// # Compiling
+//
+// Every namespace in which a workload lives is closed, and then opened for
+// what is declared. The two outputs are made to be applied together: the
+// administrators' policies know names and cannot be undone by the owners of
+// namespaces, and NetworkPolicies close what comes from outside the cluster.
+// Each is right alone but for its [Target.Limits]. No policy applies to pods on
+// the host's network: the compiler cannot see those, verification does.
 //
 // # What it leaves out
 //
