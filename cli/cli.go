@@ -203,10 +203,10 @@ func (c *Command) fail(err error, v *verb) int {
 }
 
 func (c *Command) complain(format string, args ...any) {
-	fmt.Fprintf(c.Stderr, "bulkhead: "+format+"\n", args...)
+	fmt.Fprintf(c.Stderr, "bulkhead: %s\n", text.Clean(fmt.Sprintf(format, args...)))
 }
 
-func (c *Command) hint(text string) { fmt.Fprintf(c.Stderr, "  %s\n", text) }
+func (c *Command) hint(says string) { fmt.Fprintf(c.Stderr, "  %s\n", text.Clean(says)) }
 
 // maxChoices is how many choices an error lists.
 const maxChoices = 12
@@ -217,6 +217,6 @@ func (c *Command) choices(choices []string) {
 			fmt.Fprintf(c.Stderr, "    … and %d more\n", len(choices)-i)
 			return
 		}
-		fmt.Fprintf(c.Stderr, "    %s\n", choice)
+		fmt.Fprintf(c.Stderr, "    %s\n", text.Clean(choice))
 	}
 }

@@ -92,10 +92,9 @@ func (a *Analysis) walk(p *network.Path, q Question) (finding.Verdict, []finding
 			replaced = a.classesIn(s.Peer)
 			hops = append(hops, finding.Hop{At: s.Name, Verdict: finding.Allowed, Why: "from here on filters see " + s.Peer.String() + " as the source"})
 		case network.Filter:
-			for _, h := range a.filterHops(s, q, traffic, replaced) {
-				hops = append(hops, h)
-				verdict = min(verdict, h.Verdict)
-			}
+			step, v := a.filterHops(s, q, traffic, replaced)
+			hops = append(hops, step...)
+			verdict = min(verdict, v)
 			if verdict == finding.Denied {
 				return verdict, hops
 			}
@@ -107,17 +106,28 @@ func (a *Analysis) walk(p *network.Path, q Question) (finding.Verdict, []finding
 	return verdict, hops
 }
 
-func (a *Analysis) filterHops(s *network.Step, q Question, traffic netset.Traffic, replaced []ClassID) []finding.Hop {
-	if s.Direction == network.Ingress && replaced != nil {
-		hops := make([]finding.Hop, 0, len(replaced))
-		for _, c := range replaced {
-			one := q
-			one.From = c
-			hops = append(hops, a.hop(s, one, traffic))
-		}
-		return hops
+// filterHops asks one filter. Behind a replaced source that may be any of
+// several it asks for each; where they differ the verdict is unknown.
+func (a *Analysis) filterHops(s *network.Step, q Question, traffic netset.Traffic, replaced []ClassID) ([]finding.Hop, finding.Verdict) {
+	if s.Direction != network.Ingress || replaced == nil {
+		h := a.hop(s, q, traffic)
+		return []finding.Hop{h}, h.Verdict
 	}
-	return []finding.Hop{a.hop(s, q, traffic)}
+	var hops []finding.Hop
+	var verdict finding.Verdict
+	for i, c := range replaced {
+		one := q
+		one.From = c
+		h := a.hop(s, one, traffic)
+		switch {
+		case i == 0:
+			verdict = h.Verdict
+		case h.Verdict != verdict:
+			verdict = finding.Unknown
+		}
+		hops = append(hops, h)
+	}
+	return hops, verdict
 }
 
 // hop says what one filter decides and by which rules.

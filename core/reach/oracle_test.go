@@ -531,12 +531,36 @@ func checkEdges(t *rapid.T, a *Analysis) {
 	}
 }
 
+// checkWitnesses replays: what a witness says of one connection is what the
+// sets say, and it names what decided.
+func checkWitnesses(t *rapid.T, a *Analysis) {
+	for src := range a.Classes() {
+		for dst := range a.Classes() {
+			if a.Classes()[src].Outside() && a.Classes()[dst].Outside() {
+				continue
+			}
+			d := a.Between(ClassID(src), ClassID(dst))
+			for _, tr := range oracleTraffic {
+				one := netset.Port(tr.proto, tr.port)
+				w := a.Explain(Question{From: ClassID(src), To: ClassID(dst), Traffic: one})
+				if want := verdictOn(d, one); w.Verdict != want {
+					t.Fatalf("%d→%d %v: the witness says %v, the sets %v: %+v", src, dst, one, w.Verdict, want, w.Hops)
+				}
+				if len(w.Hops) == 0 || w.Hops[len(w.Hops)-1].Why == "" {
+					t.Fatalf("%d→%d %v: a witness without a reason", src, dst, one)
+				}
+			}
+		}
+	}
+}
+
 func TestClassesEqualNaiveEvaluation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := genNetwork(t, false)
 		a := New(n)
 		checkAgainst(t, a, genWorld(t, n), true)
 		checkEdges(t, a)
+		checkWitnesses(t, a)
 	})
 }
 
@@ -548,6 +572,7 @@ func TestUnknownBoundsEveryWorld(t *testing.T) {
 			checkAgainst(t, a, genWorld(t, n), false)
 		}
 		checkEdges(t, a)
+		checkWitnesses(t, a)
 	})
 }
 

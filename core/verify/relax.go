@@ -40,7 +40,7 @@ func (c *checker) relaxations() {
 		default:
 			continue
 		}
-		f := finding.New("relaxation-incomplete", finding.Medium, id, r.Pos.String())
+		f := finding.New("relaxation-incomplete", finding.Medium, id, missing)
 		f.Title = fmt.Sprintf("the relaxation of %s has no %s", id, missing)
 		f.Detail = "Every relaxation needs its own because, owner and until."
 		f.Pos, f.Remedy = r.Pos, "add "+missing+":"

@@ -53,7 +53,7 @@ func DeadRules(a *reach.Analysis) []finding.Finding {
 }
 
 func selectsNothing(name string, pos source.Pos) finding.Finding {
-	f := finding.New("selects-nothing", finding.Low, name, pos.String())
+	f := finding.New("selects-nothing", finding.Low, name, "")
 	f.Title = name + " selects nothing in the input"
 	f.Detail = "A misspelt label looks the same as a policy whose workload is deployed elsewhere."
 	f.Pos, f.Remedy = pos, "correct its selector, remove it, or add the workload to the input"
@@ -72,7 +72,7 @@ func deadRule(a *reach.Analysis, r *network.Rule) (finding.Finding, bool) {
 	if len(r.Peers) == 0 {
 		return finding.Finding{}, false
 	}
-	f := finding.New("peer-is-nobody", finding.Low, r.Name, r.Pos.String())
+	f := finding.New("peer-is-nobody", finding.Low, r.Name, "")
 	f.Title = r.Name + " names peers that nothing in the input is"
 	f.Pos, f.Remedy = r.Pos, "correct the peer's selector, or add the workload to the input"
 	return f, true
@@ -85,7 +85,7 @@ func shadowed(a *reach.Analysis, t *network.Table) []finding.Finding {
 	for i := range t.Rules {
 		r := &t.Rules[i]
 		if by := shadower(a, t, i); by != nil {
-			f := finding.New("shadowed-rule", finding.Low, r.Name, r.Pos.String())
+			f := finding.New("shadowed-rule", finding.Low, r.Name, "")
 			f.Title = fmt.Sprintf("%s never decides: %s comes first and matches all of it", r.Name, by.Name)
 			f.Pos = r.Pos
 			f.Notes = []source.Note{{Pos: by.Pos, Text: "the rule that decides instead"}}

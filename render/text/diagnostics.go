@@ -84,11 +84,6 @@ func (p *printer) snippet(at source.Pos, line Line) {
 		runes = runes[from:min(len(runes), from+maxSnippet)]
 		col -= from
 	}
-	for i, r := range runes {
-		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			runes[i] = '\ufffd' // control characters must not reach the terminal
-		}
-	}
 	// The line under it keeps tabs, so that the caret stands under its column
 	// whatever their width.
 	var under strings.Builder

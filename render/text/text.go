@@ -7,6 +7,7 @@ package text
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -32,8 +33,41 @@ type printer struct {
 
 func (p *printer) printf(format string, args ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format, args...)
+		_, p.err = io.WriteString(p.w, clean(fmt.Sprintf(format, args...), p.o.Colour))
 	}
+}
+
+// Clean returns text without the control characters by which a name in an
+// input could take over the terminal.
+func Clean(text string) string { return clean(text, false) }
+
+// clean keeps line breaks, tabs and, if it may, the colours of paint: a name
+// that imitates those changes nothing but colours.
+func clean(text string, colours bool) string {
+	if !strings.ContainsFunc(text, isControl) {
+		return text
+	}
+	var b strings.Builder
+	for len(text) > 0 {
+		if m := colour.FindString(text); colours && m != "" {
+			b.WriteString(m)
+			text = text[len(m):]
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(text)
+		if isControl(r) {
+			r = utf8.RuneError
+		}
+		b.WriteRune(r)
+		text = text[n:]
+	}
+	return b.String()
+}
+
+var colour = regexp.MustCompile(`^\x1b\[[0-9]{1,2}m`)
+
+func isControl(r rune) bool {
+	return r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0
 }
 
 type style string

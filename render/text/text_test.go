@@ -186,3 +186,17 @@ func TestReachFoldsACliqueIntoALine(t *testing.T) {
 		t.Errorf("got\n%s", &b)
 	}
 }
+
+func TestNamesCannotTakeOverTheTerminal(t *testing.T) {
+	f := finding.New("r", finding.Low, "a\x1b]0;owned\x07b\x1b[2J", "")
+	f.Title = "c\u009b31md\rx"
+	for _, o := range []Options{{}, {Colour: true}} {
+		var b strings.Builder
+		Report(&b, &render.Report{Findings: []finding.Finding{f}}, nil, o)
+		for _, bad := range []string{"\x1b]", "\x07", "\x1b[2J", "\u009b", "\r"} {
+			if strings.Contains(b.String(), bad) {
+				t.Errorf("%q came through: %q", bad, &b)
+			}
+		}
+	}
+}
