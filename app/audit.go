@@ -1,12 +1,15 @@
 package app
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"bulkhead/core/network"
+	"bulkhead/core/source"
 	"bulkhead/core/verify"
 	"bulkhead/recognise"
 	"bulkhead/render"
@@ -18,7 +21,11 @@ func (e *Env) Audit(in Input) (*Estate, *render.Report, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	found := verify.Audit(est.Analysis, recogniser(est.Net))
+	table, err := e.signatures(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	found := verify.Audit(est.Analysis, recogniser(est.Net, table))
 	r := e.estateReport("audit", est)
 	r.Findings = found.Findings
 	r.Facts = append(reachFacts(est.Analysis, newEdges(est.Analysis)), componentFact(found.Components))
@@ -63,9 +70,34 @@ func componentFact(components []verify.Component) render.Fact {
 	return f
 }
 
-// recogniser says what the endpoints of a network are, best guess first.
-func recogniser(n *network.Network) func(int) []verify.Recognised {
+// signatures returns the table of components, with the user's own added. An
+// entry of the user replaces the built-in one of the same id.
+func (e *Env) signatures(in Input) (*recognise.Table, error) {
 	table := recognise.Builtin()
+	if in.Signatures == "" {
+		return table, nil
+	}
+	text, err := os.ReadFile(e.abs(in.Signatures))
+	if err != nil {
+		return nil, wrongInput("name a file in the form of recognise/signatures.yaml", "--signatures: %v", err)
+	}
+	own, err := recognise.Parse(in.Signatures, text)
+	var problems recognise.Problems
+	switch {
+	case errors.As(err, &problems):
+		var ds source.Diagnostics
+		for _, p := range problems {
+			ds.Errorf("signatures", source.Pos{File: p.File, Line: p.Line, Col: p.Col}, "%s", p.Message)
+		}
+		return nil, &BadInput{ds, e.lines(nil)}
+	case err != nil:
+		return nil, err
+	}
+	return table.Extend(own), nil
+}
+
+// recogniser says what the endpoints of a network are, best guess first.
+func recogniser(n *network.Network, table *recognise.Table) func(int) []verify.Recognised {
 	return func(i int) []verify.Recognised {
 		e := &n.Endpoints[i]
 		var out []verify.Recognised

@@ -10,13 +10,6 @@ import (
 	"bulkhead/target"
 )
 
-// resolving is a target that knows by name what answers name resolution.
-type resolving interface {
-	// Resolver says which endpoints a resolver of policy.Resolvers is, and
-	// whether the target knows it.
-	Resolver(name string) (network.Predicate, bool)
-}
-
 // bind finds the endpoints that the parties of an intent are.
 func bind(in *policy.Intent, n *network.Network) verify.Bindings {
 	b := verify.Bindings{Workloads: map[string][]int{}, Resolvers: map[string][]int{}, Maybe: map[string][]int{},
@@ -45,7 +38,7 @@ func bind(in *policy.Intent, n *network.Network) verify.Bindings {
 }
 
 func resolver(t target.Target, name string) (network.Predicate, bool) {
-	if r, ok := t.(resolving); ok {
+	if r, ok := t.(target.Describer); ok {
 		return r.Resolver(name)
 	}
 	return network.Predicate{}, false

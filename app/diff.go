@@ -5,6 +5,7 @@ import (
 
 	"bulkhead/core/verify"
 	"bulkhead/internal/yamldoc"
+	"bulkhead/recognise"
 	"bulkhead/render"
 )
 
@@ -61,8 +62,8 @@ func (e *Env) diffEstates(out *render.Delta, in Input) (*Estate, error) {
 	}
 	out.Delta = verify.Diff(x.Analysis, y.Analysis)
 	out.Delta.WithFindings(
-		verify.Audit(x.Analysis, recogniser(x.Net)).Findings,
-		verify.Audit(y.Analysis, recogniser(y.Net)).Findings)
+		verify.Audit(x.Analysis, recogniser(x.Net, recognise.Builtin())).Findings,
+		verify.Audit(y.Analysis, recogniser(y.Net, recognise.Builtin())).Findings)
 	out.Coverage = &y.Net.Coverage
 	return y, nil
 }

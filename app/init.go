@@ -14,21 +14,20 @@ import (
 	"bulkhead/target"
 )
 
-// describing is a target that can write a binding for an endpoint.
-type describing interface {
-	Describe(n *network.Network, endpoint int) (policy.Binding, bool)
-}
-
 // Init drafts a policy from an estate.
 func (e *Env) Init(in Input) (*Estate, []byte, error) {
 	est, err := e.readEstate(in)
 	if err != nil {
 		return nil, nil, err
 	}
+	table, err := e.signatures(in)
+	if err != nil {
+		return nil, nil, err
+	}
 	b := bind(&policy.Intent{Policy: &policy.Policy{}}, est.Net)
 	d := draft.New(draft.Options{
 		Analysis:  est.Analysis,
-		Recognise: recogniser(est.Net),
+		Recognise: recogniser(est.Net, table),
 		Describe:  describer(targets(), est.Net),
 		Bound: func(b policy.Binding) []int {
 			sure, maybe := map[string][]int{}, map[string][]int{}
@@ -38,6 +37,7 @@ func (e *Env) Init(in Input) (*Estate, []byte, error) {
 			return append(sure[""], maybe[""]...)
 		},
 		Resolvers: b.Resolvers,
+		Catalogue: policyfile.Catalogue(),
 		Now:       e.Now,
 	})
 	text, err := policyfile.Marshal(policyfile.Draft{Policy: d.Policy, Header: d.Header, Comments: draftComments(&d)})
@@ -50,7 +50,7 @@ func (e *Env) Init(in Input) (*Estate, []byte, error) {
 func describer(ts []target.Target, n *network.Network) func(int) (policy.Binding, bool) {
 	return func(endpoint int) (policy.Binding, bool) {
 		for _, t := range ts {
-			if d, ok := t.(describing); ok {
+			if d, ok := t.(target.Describer); ok {
 				return d.Describe(n, endpoint)
 			}
 		}
@@ -86,7 +86,7 @@ func (e *Env) WriteNew(path string, text []byte) error {
 	_, err := os.Lstat(e.abs(path))
 	switch {
 	case err == nil:
-		return wrongInput("move it away, name another file with --out, or print the draft with --out -", "%s is already there", path)
+		return wrongInput("move it away, or name another file with --out", "%s is already there", path)
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}

@@ -52,6 +52,8 @@ type Input struct {
 	// Profile names the network plugin, PodCIDRs the address space of pods.
 	Profile  string
 	PodCIDRs []string
+	// Signatures is a file with more components to recognise.
+	Signatures string
 }
 
 func (in Input) options() (target.Options, error) {

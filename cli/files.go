@@ -18,7 +18,7 @@ func (k *call) init() (int, error) {
 	if err := k.warnEstate(est); err != nil {
 		return Incomplete, err
 	}
-	if k.opts.out == app.Stdin {
+	if k.opts.out == "" {
 		_, err := k.out.Write(draft)
 		return Clean, err
 	}

@@ -42,7 +42,11 @@ func targetFlags(fs *flag.FlagSet, o *options) {
 }
 
 func draftFlag(fs *flag.FlagSet, o *options) {
-	fs.StringVar(&o.out, "out", app.PolicyFile, "write the draft to this new `FILE`; - prints it")
+	fs.StringVar(&o.out, "out", "", "write the draft to this new `FILE` instead of printing it")
+}
+
+func signaturesFlag(fs *flag.FlagSet, o *options) {
+	fs.StringVar(&o.signatures, "signatures", "", "a `FILE` with more components to recognise, in the form of recognise/signatures.yaml")
 }
 
 func checkFlag(fs *flag.FlagSet, o *options) {
@@ -50,5 +54,5 @@ func checkFlag(fs *flag.FlagSet, o *options) {
 }
 
 func (k *call) input(paths []string) app.Input {
-	return app.Input{Paths: paths, Profile: k.opts.cni, PodCIDRs: k.opts.podCIDRs}
+	return app.Input{Paths: paths, Profile: k.opts.cni, PodCIDRs: k.opts.podCIDRs, Signatures: k.opts.signatures}
 }

@@ -37,7 +37,7 @@ that shows it, with the rule that decides at each step.
 			{"helm template my-release ./chart | bulkhead audit - --strict", "what a chart would make, with unknowns as findings"},
 			{"bulkhead audit k8s/ --format sarif > audit.sarif", "for code scanning"},
 		},
-		formats: reportFormats, flags: []flagAdder{inputFlags, strictFlag, allFlag}, min: 1, max: -1,
+		formats: reportFormats, flags: []flagAdder{inputFlags, signaturesFlag, strictFlag, allFlag}, min: 1, max: -1,
 		exits: "there are findings", run: (*call).audit,
 	}
 }
@@ -52,10 +52,10 @@ and say why.
 
 ` + onPaths,
 		examples: []example{
-			{"bulkhead init k8s/", "writes ./bulkhead.yaml"},
-			{"bulkhead init k8s/ --out -", "prints the draft"},
+			{"bulkhead init k8s/ > bulkhead.yaml", "a policy for what is there"},
+			{"bulkhead init k8s/ --out bulkhead.yaml", "the same, and never over a file that is there"},
 		},
-		flags: []flagAdder{inputFlags, draftFlag}, min: 1, max: -1, run: (*call).init,
+		flags: []flagAdder{inputFlags, signaturesFlag, draftFlag}, min: 1, max: -1, run: (*call).init,
 	}
 }
 

@@ -33,17 +33,18 @@ type example struct{ command, says string }
 
 // options are the values of all flags there are.
 type options struct {
-	format   string
-	policy   string
-	cni      string
-	podCIDRs values
-	strict   bool
-	all      bool
-	hops     int
-	from, to string
-	target   string
-	out      string
-	check    bool
+	format     string
+	policy     string
+	cni        string
+	podCIDRs   values
+	strict     bool
+	all        bool
+	hops       int
+	from, to   string
+	target     string
+	signatures string
+	out        string
+	check      bool
 }
 
 // values is a flag that can be given several times, or with commas.
