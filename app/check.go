@@ -25,6 +25,13 @@ func (e *Env) Check(path string) (*render.Report, Lines, error) {
 		return nil, nil, noPolicy()
 	}
 	in, ds := e.resolve(files)
+	// A permission that expired is denied everywhere; in a policy that someone
+	// is about to apply it is a mistake.
+	for i := range ds {
+		if ds[i].Rule == "expired" {
+			ds[i].Severity = source.Error
+		}
+	}
 	r := e.report("check", []string{at})
 	r.Diagnostics = ds
 	if ds.HasErrors() {

@@ -125,6 +125,8 @@ func (e *Env) readPolicy(path string) (*Declared, error) {
 func (e *Env) resolve(files []policyfile.File) (*policy.Intent, source.Diagnostics) {
 	p, ds := policyfile.Parse(files)
 	if ds.HasErrors() {
+		ds = append(ds, e.furtherErrors(files, ds)...)
+		ds.Sort()
 		return nil, ds
 	}
 	in, more := policy.Resolve(p, e.Now)
@@ -142,6 +144,32 @@ func (e *Env) resolve(files []policyfile.File) (*policy.Intent, source.Diagnosti
 	}
 	ds.Sort()
 	return in, ds
+}
+
+// independent are the rules of Resolve whose errors do not come from parts
+// that could not be read.
+var independent = []string{"unknown-workload", "unknown-zone", "unknown-destination", "cyclic-zone", "access-opaque", "access", "expired", "region", "reserved-name"}
+
+// furtherErrors finds what else is wrong with policy files that have errors of
+// shape, so that all of it is shown at once. An error that may follow from one
+// of those, because both are about the same line or name, is left out.
+func (e *Env) furtherErrors(files []policyfile.File, known source.Diagnostics) source.Diagnostics {
+	_, found := policy.Resolve(policyfile.Salvage(files), e.Now)
+	var out source.Diagnostics
+	for _, d := range found {
+		follows := slices.ContainsFunc(known, func(k source.Diagnostic) bool {
+			_, name, _ := strings.Cut(d.Message, `"`)
+			name, _, quoted := strings.Cut(name, `"`)
+			sameLine := k.Pos.File == d.Pos.File && k.Pos.Line == d.Pos.Line && d.Rule != "cyclic-zone"
+			return sameLine || quoted && slices.Contains(strings.FieldsFunc(k.Message, func(r rune) bool {
+				return r == ' ' || r == ',' || r == ':' || r == '"'
+			}), name)
+		})
+		if d.Severity == source.Error && d.Pos.IsValid() && slices.Contains(independent, d.Rule) && !follows {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 // unknownTarget reports a binding that nothing can use. It may be meant for a

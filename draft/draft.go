@@ -64,6 +64,13 @@ type drafter struct {
 	out   Draft
 	units []unit
 	byEnd map[int]int // endpoint → unit
+	// sources remembers who can use a service, by what its unit is alike.
+	sources map[string]sourceSet
+}
+
+type sourceSet struct {
+	key  string
+	from []bool
 }
 
 // unit is what becomes one workload of the policy: the endpoints that one
@@ -76,6 +83,7 @@ type unit struct {
 	zone      string
 	services  []service
 	known     []verify.Recognised
+	classes   string // what classesOf returns, once asked
 }
 
 type service struct {
@@ -86,7 +94,7 @@ type service struct {
 
 // New drafts a policy.
 func New(o Options) Draft {
-	d := &drafter{Options: o, byEnd: map[int]int{}}
+	d := &drafter{Options: o, byEnd: map[int]int{}, sources: map[string]sourceSet{}}
 	d.out.Policy = &policy.Policy{Platform: text("my-ai-platform"), Destinations: o.Catalogue}
 	d.out.Zones, d.out.Works = map[string]string{}, map[string]string{}
 	d.findUnits()

@@ -84,11 +84,10 @@ func (d *drafter) flows() {
 	for u := range d.units {
 		for s := range d.units[u].services {
 			svc := &d.units[u].services[s]
-			from := d.sourcesOf(u, svc)
+			key, from := d.sourcesOf(u, svc)
 			if !slices.Contains(from, true) {
 				continue
 			}
-			key := fmt.Sprint(from)
 			if bySources[key] == nil {
 				order = append(order, key)
 				sources[key] = from
@@ -119,13 +118,40 @@ func (d *drafter) flows() {
 }
 
 // sourcesOf says for each unit whether the estate lets all of it use a service
-// of all of a unit, itself included.
-func (d *drafter) sourcesOf(to int, svc *service) []bool {
-	out := make([]bool, len(d.units))
-	for u := range d.units {
-		out[u] = d.allAllowed(u, to, svc.traffic)
+// of all of a unit, itself included. Units whose endpoints are of the same
+// classes have the same sources; the key is equal for equal sources.
+func (d *drafter) sourcesOf(to int, svc *service) (key string, from []bool) {
+	alike := d.classesOf(to) + "|" + svc.traffic.Key()
+	if found, ok := d.sources[alike]; ok {
+		return found.key, found.from
 	}
-	return out
+	from = make([]bool, len(d.units))
+	byClasses := map[string]bool{}
+	for u := range d.units {
+		classes := d.classesOf(u)
+		allowed, ok := byClasses[classes]
+		if !ok {
+			allowed = d.allAllowed(u, to, svc.traffic)
+			byClasses[classes] = allowed
+		}
+		from[u] = allowed
+	}
+	key = fmt.Sprint(from)
+	d.sources[alike] = sourceSet{key, from}
+	return key, from
+}
+
+// classesOf names the set of classes that a unit's endpoints are of.
+func (d *drafter) classesOf(u int) string {
+	if d.units[u].classes == "" {
+		var cs []int
+		for _, e := range d.units[u].endpoints {
+			cs = append(cs, int(d.Analysis.ClassOf(e)))
+		}
+		slices.Sort(cs)
+		d.units[u].classes = fmt.Sprint(slices.Compact(cs))
+	}
+	return d.units[u].classes
 }
 
 func (d *drafter) allAllowed(from, to int, t netset.Traffic) bool {

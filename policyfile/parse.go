@@ -26,6 +26,19 @@ func Parse(files []File) (*policy.Policy, source.Diagnostics) {
 	if p == nil {
 		return nil, ds
 	}
+	addCatalogue(p)
+	return p, ds
+}
+
+// Salvage returns what can be read of files that [Parse] has errors for, so
+// that the rest can be checked for further ones. It must never decide.
+func Salvage(files []File) *policy.Policy {
+	p, _ := readDeclared(files)
+	addCatalogue(p)
+	return p
+}
+
+func addCatalogue(p *policy.Policy) {
 	declared := make(map[string]bool, len(p.Destinations))
 	for _, d := range p.Destinations {
 		declared[d.Name.Value] = true
@@ -35,11 +48,19 @@ func Parse(files []File) (*policy.Policy, source.Diagnostics) {
 			p.Destinations = append(p.Destinations, d)
 		}
 	}
-	return p, ds
 }
 
 // parseDeclared is Parse without the catalogue.
 func parseDeclared(files []File) (*policy.Policy, source.Diagnostics) {
+	p, ds := readDeclared(files)
+	if ds.HasErrors() {
+		return nil, ds
+	}
+	return p, ds
+}
+
+// readDeclared reads what can be read.
+func readDeclared(files []File) (*policy.Policy, source.Diagnostics) {
 	c := newChecker()
 	if len(files) == 0 {
 		c.ds.errorf(ruleNoPolicy, source.Pos{}, "write a policy, or let `bulkhead init` draft one",
@@ -47,19 +68,15 @@ func parseDeclared(files []File) (*policy.Policy, source.Diagnostics) {
 	}
 	p := &policy.Policy{}
 	for _, f := range files {
-		if root, ok := c.file(f); ok {
-			readPolicy(p, root)
-		}
+		root, _ := c.file(f)
+		readPolicy(p, root)
 	}
-	ds := c.ds.done()
-	if ds.HasErrors() {
-		return nil, ds
-	}
-	return p, ds
+	return p, c.ds.done()
 }
 
-// file checks one file and returns its document. It reports whether the
-// document has the shape of a policy, so that it can be read.
+// file checks one file and returns its document, as far as there is one. It
+// reports whether the document has the shape of a policy; what is read of one
+// that does not is only salvage.
 func (c *checker) file(f File) (yamldoc.Value, bool) {
 	before := c.ds.count
 	limits := yamldoc.PolicyLimits

@@ -76,7 +76,7 @@ func Documents(file string, text []byte, limits Limits) iter.Seq2[Value, *source
 	return func(yield func(Value, *source.Diagnostic) bool) {
 		if len(text) > limits.Bytes {
 			d := source.Diagnostic{Rule: "too-large", Pos: source.Pos{File: file, Line: 1, Col: 1},
-				Message: fmt.Sprintf("the text has %d MiB, more than the limit of %d MiB", len(text)>>20, limits.Bytes>>20),
+				Message: fmt.Sprintf("the text is larger than the limit of %d MiB", limits.Bytes>>20),
 				Fix:     "split it into several files"}
 			yield(Value{}, &d)
 			return

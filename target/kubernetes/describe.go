@@ -75,7 +75,20 @@ func fewestLabels(e *network.Endpoint, others []*network.Endpoint) (chosen []str
 			keys = append(keys, k)
 		}
 	}
+	// A key that others have too, with other values, makes bindings that
+	// exclude each other: no pod can be meant by two of them.
+	shared := map[string]int{}
+	for _, k := range keys {
+		for _, o := range others {
+			if v, ok := o.Attributes[k]; ok && v != e.Attributes[k] {
+				shared[k]++
+			}
+		}
+	}
 	slices.SortFunc(keys, func(a, b string) int {
+		if d := shared[b] - shared[a]; d != 0 {
+			return d
+		}
 		x, y := slices.Index(identifying, a), slices.Index(identifying, b)
 		switch {
 		case x >= 0 && y >= 0:

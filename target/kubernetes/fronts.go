@@ -272,6 +272,9 @@ func balancerSource(s *service) network.Source {
 // balancerReach is what annotations, class or addresses decided, or else the
 // pools of the input that the address will come from.
 func (b *builder) balancerReach(lb *balancer) (network.Reach, string) {
+	if lb.awsDefault {
+		return b.awsDefaultReach()
+	}
 	if !lb.decided && lb.metallb && b.hasPools {
 		if r, _ := reachOfAddresses(b.pools, nil); r == network.ReachPrivate {
 			return r, "all address pools of MetalLB are private"

@@ -8,6 +8,7 @@ import (
 	"bulkhead/core/netset"
 	"bulkhead/core/network"
 	"bulkhead/core/source"
+	"bulkhead/internal/yamldoc"
 	"bulkhead/target/kube"
 )
 
@@ -83,13 +84,10 @@ func (im *importer) readGateway(o *kube.Object) bool {
 	}
 	class, _ := spec.Field("gatewayClassName").Text()
 	g.class = im.names.text(class)
-	// What is made for a Gateway gets the annotations of its infrastructure.
-	im.decideReach(&g.lb, o, kube.Node{}, func(key string) string {
-		if v, ok := spec.At("infrastructure", "annotations", key).Value.Text(); ok {
-			return v
-		}
-		return o.Annotation(key)
-	})
+	// What is made for a Gateway gets the annotations of its infrastructure;
+	// those of the Gateway itself are copied by few implementations.
+	notes := spec.At("infrastructure", "annotations")
+	g.lb = im.readBalancer(kube.Node{}, notes, yamldoc.Value{})
 	var addrs netset.Addrs
 	for _, at := range []kube.Node{root.At("status", "addresses"), spec.Field("addresses")} {
 		for _, item := range at.Value.Items() {
@@ -447,18 +445,20 @@ var gatewayClasses = []struct {
 	{controller: "tailscale.com", reach: network.ReachPrivate, why: "its gateway class is reachable in the tailnet only"},
 }
 
+// gatewayReach asks the addresses, the class and the annotations, in this
+// order: the classes of clouds do not read the annotations of Services.
 func (b *builder) gatewayReach(g *gateway) (network.Reach, string) {
 	if r, why := reachOfAddresses(g.lb.addresses, g.lb.hosts); r != network.ReachUnknown {
 		return r, why
-	}
-	if g.lb.decided {
-		return g.lb.reach, g.lb.why
 	}
 	controller := b.gwClasses[g.class]
 	for _, c := range gatewayClasses {
 		if c.class != "" && c.class == g.class || c.controller != "" && strings.HasPrefix(controller, c.controller) {
 			return c.reach, c.why
 		}
+	}
+	if g.lb.decided && !strings.HasPrefix(controller, "gateway.k8s.aws/") {
+		return b.balancerReach(&g.lb)
 	}
 	return network.ReachUnknown, "gateway class " + g.class + " does not tell from where it can be reached"
 }

@@ -259,6 +259,7 @@ type builder struct {
 	controllers map[string]controllerFound
 
 	addressUnknown bool // some endpoint's address is not in the input
+	awsAssumed     bool // some front rests on a default of AWS
 }
 
 // sortedKeys returns the keys of m in order, so that the same input gives the

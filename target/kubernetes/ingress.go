@@ -14,9 +14,9 @@ import (
 type ingress struct {
 	objectName
 	class  string
-	notes  map[string]string // the annotations that this package reads
-	ranges balancer          // clients, by annotation
-	lb     balancer          // addresses it was given
+	notes  map[string]string   // the annotations that this package reads
+	ranges map[string]balancer // clients, by annotation
+	lb     balancer            // addresses it was given
 	rules  []ingressRule
 	tls    bool
 	pos    source.Pos
@@ -47,16 +47,21 @@ type ingressClass struct {
 var ingressNotes = []string{
 	"kubernetes.io/ingress.class",
 	"alb.ingress.kubernetes.io/scheme", "alb.ingress.kubernetes.io/listen-ports", "alb.ingress.kubernetes.io/certificate-arn",
-	"alb.ingress.kubernetes.io/target-type", "appgw.ingress.kubernetes.io/use-private-ip", "tailscale.com/funnel",
-	"networking.gke.io/load-balancer-type", "kubernetes.io/ingress.regional-static-ip-name",
+	"alb.ingress.kubernetes.io/target-type", "alb.ingress.kubernetes.io/group.name", "alb.ingress.kubernetes.io/security-groups",
+	"alb.ingress.kubernetes.io/subnets", "appgw.ingress.kubernetes.io/use-private-ip", "tailscale.com/funnel",
 }
 
-// ingressRanges are the annotations that limit the clients.
-var ingressRanges = []string{
-	"alb.ingress.kubernetes.io/inbound-cidrs",
-	"nginx.ingress.kubernetes.io/whitelist-source-range", "nginx.ingress.kubernetes.io/allowlist-source-range",
-	"haproxy.org/allow-list", "haproxy-ingress.github.io/allowlist-source-range", "konghq.com/whitelist",
+// ingressRanges are the annotations that limit the clients, and the word in
+// the name of the controllers that read them.
+var ingressRanges = []struct{ key, family string }{
+	{albCIDRs, "alb"},
+	{"nginx.ingress.kubernetes.io/whitelist-source-range", "ingress-nginx"},
+	{"nginx.ingress.kubernetes.io/allowlist-source-range", "ingress-nginx"},
+	{"haproxy.org/allow-list", "haproxy.org"},
+	{"haproxy-ingress.github.io/allowlist-source-range", "haproxy-ingress"},
 }
+
+const albCIDRs = "alb.ingress.kubernetes.io/inbound-cidrs"
 
 func (im *importer) readIngress(o *kube.Object) bool {
 	root := im.root(o)
@@ -68,8 +73,15 @@ func (im *importer) readIngress(o *kube.Object) bool {
 			in.notes[key] = strings.Clone(v)
 		}
 	}
-	for _, key := range ingressRanges {
-		im.addRanges(&in.ranges, root.At("metadata", "annotations", key))
+	for _, r := range ingressRanges {
+		if n := root.At("metadata", "annotations", r.key); n.Has() {
+			var b balancer
+			im.addRanges(&b, n)
+			if in.ranges == nil {
+				in.ranges = map[string]balancer{}
+			}
+			in.ranges[r.key] = b
+		}
 	}
 	addrs, hosts, _ := statusAddresses(o.Value)
 	in.lb.addresses, in.lb.hosts = addrs, im.internAll(hosts)
@@ -170,49 +182,29 @@ func (im *importer) readELB(o *kube.Object) bool {
 	switch o.Kind {
 	case "IngressClassParams":
 		if im.albParams == nil {
-			im.albParams = map[string]string{}
+			im.albParams = map[string]albParams{}
 		}
 		scheme, _ := o.Value.At("spec", "scheme").Text()
-		im.albParams[o.Name] = im.names.text(scheme)
+		group, _ := o.Value.At("spec", "group", "name").Text()
+		p := albParams{scheme: im.names.text(scheme), group: im.names.text(group)}
+		for _, n := range im.root(o).At("spec", "inboundCIDRs").Items() {
+			p.limited = true
+			if a, ok := readCIDR(n); ok {
+				p.clients = p.clients.Union(a)
+			}
+		}
+		im.albParams[o.Name] = p
 	case "TargetGroupBinding":
 		im.readTargetBinding(o)
 	}
 	return true
 }
 
-// controllerOf is what is known of the programs that serve Ingresses.
-type controllerOf struct {
-	controller, class string
-	images            []string
-}
-
-var ingressControllers = []controllerOf{
-	{"k8s.io/ingress-nginx", "nginx", []string{"ingress-nginx/controller", "nginx-ingress-controller", "nginx/nginx-ingress"}},
-	{"nginx.org/ingress-controller", "nginx", []string{"nginx/nginx-ingress"}},
-	{"traefik.io/ingress-controller", "traefik", []string{"traefik"}},
-	{"haproxy.org/ingress-controller", "haproxy", []string{"haproxytech/kubernetes-ingress"}},
-	{"haproxy-ingress.github.io/controller", "haproxy", []string{"haproxy-ingress"}},
-	{"ingress-controllers.konghq.com/kong", "kong", []string{"kong"}},
-	{"projectcontour.io/ingress-controller", "contour", []string{"envoyproxy/envoy"}},
-	{"istio.io/ingress-controller", "istio", []string{"istio/proxyv2"}},
-	{"openshift.io/ingress-to-route", "openshift-default", []string{"haproxy-router"}},
-}
-
-// controllerFound are the pods of an ingress controller and the best reach of
-// the services before them.
-type controllerFound struct {
-	found bool
-	via   network.PredicateID
-	reach network.Reach
-	why   string
-	lb    balancer
-}
-
 // addIngresses adds a front for each Ingress.
 func (b *builder) addIngresses() {
 	for i := range b.ingresses {
 		in := &b.ingresses[i]
-		f := network.Front{Name: "Ingress " + in.String(), Clients: anyone(in.ranges.clients), Source: network.SourceReplaced,
+		f := network.Front{Name: "Ingress " + in.String(), Clients: netset.AnyAddr(), Source: network.SourceReplaced,
 			Addresses: in.lb.addresses, Hosts: in.lb.hosts, Pos: in.pos}
 		b.ingressReach(in, &f)
 		seen := map[string]bool{}
@@ -284,137 +276,6 @@ func (b *builder) backendOf(what string, to backendRef) []network.Route {
 	b.ds.Warnf("no-port", to.pos, "%s leads to port %s, which Service %s does not have", what, port, to.service).
 		WithNote(s.pos, "the Service is here").WithFix("use one of the Service's ports")
 	return nil
-}
-
-// ingressReach says from where an Ingress can be reached, and who opens the
-// connections to the backends.
-func (b *builder) ingressReach(in *ingress, f *network.Front) {
-	name, class := in.class, b.classes[in.class]
-	if name == "" {
-		for _, n := range sortedKeys(b.classes) {
-			if b.classes[n].isDefault {
-				name, class = n, b.classes[n]
-			}
-		}
-	}
-	switch {
-	case class.controller == "ingress.k8s.aws/alb" || class.controller == "eks.amazonaws.com/alb" || name == "alb" ||
-		name == "" && in.notes["alb.ingress.kubernetes.io/scheme"] != "":
-		f.Reach, f.Why = albReach(b.albParams[class.params], in.notes["alb.ingress.kubernetes.io/scheme"])
-	case name == "gce-internal":
-		f.Reach, f.Why = network.ReachPrivate, "ingress class gce-internal"
-	case name == "gce" || class.controller == "k8s.io/ingress-gce":
-		f.Reach, f.Why = network.ReachPublic, "ingress class gce is an external load balancer"
-	case class.controller == "azure/application-gateway" || name == "azure/application-gateway" || name == "azure-application-gateway":
-		f.Reach, f.Why = network.ReachPublic, "an application gateway is public unless use-private-ip is set"
-		if in.notes["appgw.ingress.kubernetes.io/use-private-ip"] == "true" {
-			f.Reach, f.Why = network.ReachPrivate, "annotation appgw.ingress.kubernetes.io/use-private-ip"
-		}
-	case class.controller == "tailscale.com/ts-ingress" || name == "tailscale":
-		f.Reach, f.Why = network.ReachPrivate, "ingress class tailscale is reachable in the tailnet only"
-		if in.notes["tailscale.com/funnel"] == "true" {
-			f.Reach, f.Why = network.ReachPublic, "annotation tailscale.com/funnel publishes it"
-		}
-	default:
-		b.proxiedReach(in, f, name, class.controller)
-	}
-}
-
-// albReach: the parameters of the class win over the annotation, and without
-// either an ALB is internal.
-func albReach(params, annotation string) (network.Reach, string) {
-	scheme, from := params, "the scheme of its IngressClassParams is "
-	if scheme == "" {
-		scheme, from = annotation, "annotation alb.ingress.kubernetes.io/scheme: "
-	}
-	switch scheme {
-	case "internet-facing":
-		return network.ReachPublic, from + scheme
-	case "internal":
-		return network.ReachPrivate, from + scheme
-	}
-	return network.ReachPrivate, "the AWS Load Balancer Controller makes internal load balancers by default"
-}
-
-// proxiedReach is that of an Ingress which pods of the cluster serve: it is
-// as reachable as they are.
-func (b *builder) proxiedReach(in *ingress, f *network.Front, class, controller string) {
-	c := b.findController(class, controller)
-	if c.found {
-		f.Via, f.Proxied = c.via, true
-	}
-	if r, why := reachOfAddresses(in.lb.addresses, in.lb.hosts); r != network.ReachUnknown {
-		f.Reach, f.Why = r, why
-		return
-	}
-	switch {
-	case c.found && c.reach != network.ReachUnknown:
-		f.Reach, f.Why = c.reach, c.why
-		if in.ranges.clients.IsEmpty() {
-			f.Clients = anyone(c.lb.clients)
-		}
-	case c.found:
-		f.Why = "no service before its controller tells from where it can be reached"
-	case class == "":
-		f.Why = "it names no ingress class, and the input has no default one"
-	default:
-		f.Why = "the controller of ingress class " + class + " is not in the input"
-	}
-}
-
-// findController finds the pods that serve an ingress class by the images that
-// they run, and the services before them.
-func (b *builder) findController(class, controller string) controllerFound {
-	key := class + "\x00" + controller
-	if c, ok := b.controllers[key]; ok {
-		return c
-	}
-	if b.controllers == nil {
-		b.controllers = map[string]controllerFound{}
-	}
-	var out controllerFound
-	for _, known := range ingressControllers {
-		if controller != "" && !strings.HasPrefix(controller, known.controller) || controller == "" && class != known.class || out.found {
-			continue
-		}
-		out = b.runningAny(known.images)
-	}
-	b.controllers[key] = out
-	return out
-}
-
-// runningAny finds the pods that run one of the images.
-func (b *builder) runningAny(images []string) controllerFound {
-	var out controllerFound
-	for i := b.first; i < len(b.n.Endpoints); i++ {
-		e := &b.n.Endpoints[i]
-		if e.Kind != network.Workload || !runs(e, images) {
-			continue
-		}
-		out.found = true
-		scope := b.n.Scopes[e.Scope].Name
-		out.via = b.n.Predicate(network.Predicate{Endpoints: true, Kinds: podEnds, ScopeName: scope,
-			Attributes: network.Selector{{Key: WorkloadAttribute, Op: network.In, Values: []string{e.Attributes[WorkloadAttribute]}}}})
-		for _, s := range b.serviceList {
-			if s.namespace != scope || !s.selects || s.selector.Match(e.Attributes) == network.No {
-				continue
-			}
-			r, why := network.ReachInside, "the only service before its controller, "+s.String()+", is a cluster address"
-			switch s.kind {
-			case "LoadBalancer":
-				r, why = b.balancerReach(&s.lb)
-				why = "Service " + s.String() + " before its controller: " + why
-			case "NodePort":
-				r, why = b.nodeReach()
-				why = "Service " + s.String() + " before its controller is on the nodes: " + why
-			}
-			if r > out.reach {
-				out.reach, out.why, out.lb = r, why, s.lb
-			}
-		}
-		return out
-	}
-	return out
 }
 
 func runs(e *network.Endpoint, images []string) bool {

@@ -6,6 +6,9 @@ import (
 	"bulkhead/target"
 )
 
+// policyTypes defines every field of a NetworkPolicy.
+const policyTypes = "https://github.com/kubernetes/api/blob/master/networking/v1/types.go"
+
 // What neither kind of policy can express. Both select pods by labels and see
 // addresses, protocols and ports.
 var (
@@ -15,27 +18,27 @@ var (
 		Fix:    "add at: {kubernetes: {namespace: NAME, labels: {KEY: VALUE}}} to the workload"}
 	limitNoLabels = target.Limit{ID: "no-labels", Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "a binding by service account or object name alone selects nothing, since policies select pods by labels only; it is left out, not widened to the namespace",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#behavior-of-to-and-from-selectors",
+		Source: policyTypes,
 		Fix:    "add labels: to the binding that only these pods have"}
 	limitServiceAccount = target.Limit{ID: "service-account", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "a policy cannot ask for the service account of a pod: pods with the labels and another account are treated alike",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#what-you-can-t-do-with-network-policies-at-least-not-yet",
+		Source: policyTypes,
 		Fix:    "keep others from creating pods with these labels, or enforce the identity with a mesh target as well"}
 	limitWorkloadName = target.Limit{ID: "workload-name", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "a policy cannot ask which object made a pod: pods of others with the labels are treated alike",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#what-you-can-t-do-with-network-policies-at-least-not-yet",
+		Source: policyTypes,
 		Fix:    "bind by labels that only this workload's pods have"}
 	limitOverlap = target.Limit{ID: "overlap", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "policies that select the same pod add up: a pod that two workloads are bound to may do what either may",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation",
+		Source: policyTypes,
 		Fix:    "give the two bindings different values of the same label"}
 	limitRequests = target.Limit{ID: "requests", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "policies see ports and no requests: the whole port is open where some requests are declared",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#what-you-can-t-do-with-network-policies-at-least-not-yet",
+		Source: policyTypes,
 		Fix:    "enforce the requests with a mesh target as well, or accept it with enforcedBy: application"}
 	limitNoAddress = target.Limit{ID: "endpoint-address", Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "a private endpoint whose address is not declared cannot be named: it stays closed",
-		Source: "https://kubernetes.io/docs/reference/kubernetes-api/policy-resources/network-policy-v1/",
+		Source: policyTypes,
 		Fix:    "add address: to the endpoint"}
 	limitNodeLocal = target.Limit{ID: "node-local-dns", Wider: true, Since: "1.18", Verified: "2026-11-22",
 		What:   "NodeLocal DNSCache answers on a link-local address of the machine and not as a pod: that address is opened for name resolution whether it is used or not",
@@ -47,11 +50,11 @@ var (
 var (
 	limitNames = target.Limit{ID: "names", Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "NetworkPolicy has no domain names: a destination by name stays closed",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#what-you-can-t-do-with-network-policies-at-least-not-yet",
+		Source: policyTypes,
 		Fix:    "declare a gateway, name the destination's addresses, or compile for kubernetes-admin as well"}
 	limitGatewayNames = target.Limit{ID: "gateway-names", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "NetworkPolicy has no domain names: the gateway may reach every public address on the ports of its destinations, and itself decides by name",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#what-you-can-t-do-with-network-policies-at-least-not-yet",
+		Source: policyTypes,
 		Fix:    "compile for kubernetes-admin as well, which knows names"}
 	limitBlockPods = target.Limit{ID: "block-pods", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "an address block means pods and machines with such an address too, with most network plugins",
@@ -59,7 +62,7 @@ var (
 		Fix:    "name blocks outside of the cluster's own networks"}
 	limitLocalNode = target.Limit{ID: "local-node", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "the machine that a pod runs on always reaches it, on every port",
-		Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation",
+		Source: policyTypes,
 		Fix:    "keep workloads of different trust on different machines"}
 	limitHosts = target.Limit{ID: "hosts", Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "NetworkPolicy cannot name machines: of the hosts, only the one that the pod runs on reaches it",
@@ -75,11 +78,11 @@ var (
 var (
 	limitOutsideIngress = target.Limit{ID: "outside-ingress", Wider: true, Since: "policy.networking.k8s.io/v1alpha2", Verified: "2026-11-22",
 		What:   "the sources of a ClusterNetworkPolicy are pods: what comes from outside, from machines and from pods on their network is not filtered, declared or not",
-		Source: "https://github.com/kubernetes-sigs/network-policy-api/blob/v0.2.0/apis/v1alpha2/clusternetworkpolicy_types.go",
+		Source: "https://github.com/kubernetes-sigs/network-policy-api/blob/main/apis/v1alpha2/clusternetworkpolicy_types.go",
 		Fix:    "apply the output of the kubernetes target as well, which closes it"}
 	limitBlockHosts = target.Limit{ID: "block-hosts", Wider: true, Since: "policy.networking.k8s.io/v1alpha2", Verified: "2026-11-22",
 		What:   "an address block means machines with such an address, and pods on their network, too",
-		Source: "https://github.com/kubernetes-sigs/network-policy-api/blob/v0.2.0/apis/v1alpha2/clusternetworkpolicy_types.go",
+		Source: "https://github.com/kubernetes-sigs/network-policy-api/blob/main/apis/v1alpha2/clusternetworkpolicy_types.go",
 		Fix:    "name blocks outside of the machines' network"}
 )
 

@@ -34,9 +34,12 @@ type Profile struct {
 	// Admin and Cluster say what becomes of AdminNetworkPolicy (v1alpha1) and
 	// ClusterNetworkPolicy (v1alpha2).
 	Admin, Cluster support
-	// Says is the behaviour in one sentence, Verified the day on which Source
-	// was read.
-	Says, Verified, Source string
+	// Says is the behaviour in one sentence.
+	Says string
+	// Verified is the day on which Sources, pages or files of a repository, were
+	// read, or empty.
+	Verified string
+	Sources  []string
 }
 
 var (
@@ -44,38 +47,52 @@ var (
 	withoutPorts   = netset.Whole(netset.ICMP).Union(netset.Whole(netset.ICMPv6)).Union(otherProtocols)
 )
 
+const (
+	policyDocs = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
+	// adminDocs lists who implements the policies of administrators; the list
+	// is of 2026-04-21.
+	adminDocs = "https://github.com/kubernetes-sigs/network-policy-api/blob/main/site-src/implementations.md"
+)
+
 // profiles are the known implementations; the first is the default.
 var profiles = []Profile{
 	{Name: "generic", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts,
-		Says:     "the network plugin follows the specification, and an ipBlock means whoever has the address, pods and nodes included",
-		Verified: "2026-11-22", Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/"},
+		Says:     "the network plugin follows the specification; where that leaves it open, an ipBlock means whoever has the address, pods and nodes included",
+		Verified: "2026-11-22", Sources: []string{policyDocs}},
 	{Name: "calico", Enforces: true, BlocksMatchPods: true, Admin: unsure, Cluster: unsure,
-		Says:     "Calico filters every protocol, and an ipBlock means whoever has the address, pods and nodes included",
-		Verified: "2026-11-22", Source: "https://docs.tigera.io/calico/latest/network-policy/policy-rules/icmp-ping"},
-	{Name: "cilium", Enforces: true, Admin: ignored, Cluster: ignored,
-		Says:     "Cilium knows pods and nodes by identity, so that an ipBlock means neither of them (unless policy-cidr-match-mode is set), and filters every protocol",
-		Verified: "2026-11-22", Source: "https://docs.cilium.io/en/stable/network/kubernetes/policy/"},
-	{Name: "antrea", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Cluster: unsure,
-		Says:     "Antrea reads AdminNetworkPolicy since 1.13, and an ipBlock means whoever has the address, pods and nodes included",
-		Verified: "2026-11-22", Source: "https://antrea.io/docs/main/docs/admin-network-policy/"},
+		Says:     "Calico filters every protocol, and an ipBlock means whoever has the address, pods and nodes included; it implements AdminNetworkPolicy from 3.29 to 3.31 and ClusterNetworkPolicy since 3.32",
+		Verified: "2026-11-22", Sources: []string{"https://github.com/projectcalico/calico/blob/master/libcalico-go/lib/backend/k8s/conversion/conversion.go",
+			"https://docs.tigera.io/calico/latest/network-policy/policy-rules/icmp-ping", adminDocs,
+			"https://github.com/projectcalico/calico/blob/master/release-notes/v3.32.0-release-notes.md"}},
+	{Name: "cilium", Enforces: true, Undefined: otherProtocols, Admin: ignored, Cluster: unsure,
+		Says:     "Cilium knows pods and nodes by identity, so that an ipBlock means neither of them (unless policy-cidr-match-mode adds nodes); it filters ICMP, and implements ClusterNetworkPolicy since 1.20 where that is enabled",
+		Verified: "2026-11-22", Sources: []string{"https://docs.cilium.io/en/stable/network/kubernetes/policy/", "https://docs.cilium.io/en/latest/security/policy/deny/",
+			"https://github.com/cilium/cilium/pull/47227", "https://github.com/cilium/cilium/issues/23380"}},
+	{Name: "antrea", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Admin: unsure, Cluster: unsure,
+		Says:     "an ipBlock means whoever has the address for Antrea, pods and nodes included; it implements AdminNetworkPolicy since 1.13 where its feature gate is on",
+		Verified: "2026-11-22", Sources: []string{"https://github.com/antrea-io/antrea/blob/main/docs/admin-network-policy.md",
+			"https://github.com/antrea-io/antrea/blob/main/pkg/agent/openflow/network_policy.go", adminDocs}},
 	{Name: "kube-router", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Admin: ignored, Cluster: ignored,
-		Says:     "kube-router filters by address sets, so that an ipBlock means whoever has the address, and reads NetworkPolicy only",
-		Verified: "2026-11-22", Source: "https://www.kube-router.io/docs/user-guide/"},
+		Says:     "kube-router filters by address, so that an ipBlock means whoever has it, lets pings and ICMP errors through whatever the policies say, and implements NetworkPolicy only",
+		Verified: "2026-11-22", Sources: []string{"https://github.com/cloudnativelabs/kube-router/blob/master/pkg/controllers/netpol/npc_iptables.go",
+			"https://github.com/cloudnativelabs/kube-router/blob/master/pkg/utils/iptables.go", adminDocs}},
 	{Name: "ovn-kubernetes", Enforces: true, BlocksMatchPods: true, Undefined: otherProtocols, Cluster: unsure,
-		Says:     "OVN-Kubernetes filters TCP, UDP, SCTP and ICMP by address, so that an ipBlock means whoever has it",
-		Verified: "2026-11-22", Source: "https://docs.redhat.com/en/documentation/openshift_container_platform/4.18/html/network_security/network-policy-apis"},
-	{Name: "aws-vpc-cni", Enforces: true, BlocksMatchPods: true, Undefined: withoutPorts, Admin: unsure, Cluster: unsure,
-		Says:     "the Amazon VPC CNI filters by address, so that an ipBlock means whoever has it; nodes of Fargate and Windows are not covered",
-		Verified: "2026-11-22", Source: "https://docs.aws.amazon.com/eks/latest/userguide/cni-network-policy.html"},
-	{Name: "azure-cni-cilium", Enforces: true, Admin: ignored, Cluster: ignored,
+		Says:     "OVN-Kubernetes filters by address, so that an ipBlock means whoever has it, inside or outside, and drops all unicast traffic of isolated pods that is not allowed; it implements AdminNetworkPolicy",
+		Verified: "2026-11-22", Sources: []string{"https://github.com/ovn-org/ovn-kubernetes/blob/master/docs/features/network-security-controls/network-policy.md",
+			"https://github.com/ovn-org/ovn-kubernetes/blob/master/docs/features/network-security-controls/admin-network-policy.md", adminDocs}},
+	{Name: "aws-vpc-cni", Enforces: true, BlocksMatchPods: true, Undefined: netset.Whole(netset.ICMPv6), Admin: unsure, Cluster: unsure,
+		Says:     "the Amazon VPC CNI filters every protocol by address, so that an ipBlock means whoever has it; nodes of Fargate and Windows are not covered, and neither are pods that no other object owns",
+		Verified: "2026-11-22", Sources: []string{"https://github.com/awsdocs/amazon-eks-user-guide/blob/mainline/latest/ug/networking/cni-network-policy.adoc",
+			"https://github.com/aws/aws-network-policy-agent/blob/main/pkg/ebpf/c/tc.v4ingress.bpf.c", adminDocs}},
+	{Name: "azure-cni-cilium", Enforces: true, Undefined: otherProtocols, Admin: ignored, Cluster: unsure,
 		Says:     "Azure CNI powered by Cilium knows pods and nodes by identity, so that an ipBlock means neither of them",
-		Verified: "2026-11-22", Source: "https://learn.microsoft.com/en-us/azure/aks/azure-cni-powered-by-cilium"},
-	{Name: "gke-dataplane-v2", Enforces: true, Admin: unsure, Cluster: unsure,
-		Says:     "GKE Dataplane V2 knows pods and nodes by identity, as Cilium does, so that an ipBlock means neither of them",
-		Verified: "2026-11-22", Source: "https://cloud.google.com/kubernetes-engine/docs/concepts/dataplane-v2"},
+		Verified: "2026-11-22", Sources: []string{"https://learn.microsoft.com/en-us/azure/aks/azure-cni-powered-by-cilium"}},
+	{Name: "gke-dataplane-v2", Enforces: true, Undefined: otherProtocols, Admin: unsure, Cluster: unsure,
+		Says:     "GKE Dataplane V2 is made with Cilium, which knows pods and nodes by identity, so that an ipBlock means neither of them",
+		Verified: "2026-11-22", Sources: []string{"https://docs.cloud.google.com/kubernetes-engine/docs/concepts/dataplane-v2", "https://docs.cilium.io/en/stable/network/kubernetes/policy/"}},
 	{Name: "none", BlocksMatchPods: true, Admin: ignored, Cluster: ignored,
 		Says:     "no network plugin enforces policies, so that none of them has any effect",
-		Verified: "2026-11-22", Source: "https://kubernetes.io/docs/concepts/services-networking/network-policies/#prerequisites"},
+		Verified: "2026-11-22", Sources: []string{policyDocs + "#prerequisites"}},
 }
 
 // Profiles returns the names of the known profiles, the default first.
@@ -107,6 +124,9 @@ func (b *builder) assume() {
 	says := func(id, format string, args ...any) *network.Assumption {
 		b.n.Assumptions = append(b.n.Assumptions, network.Assumption{ID: id, Says: fmt.Sprintf(format, args...)})
 		return &b.n.Assumptions[len(b.n.Assumptions)-1]
+	}
+	if b.awsAssumed {
+		says("aws-scheme", "the AWS Load Balancer Controller, which is not in the input, is not started with %s", awsFlag)
 	}
 	if len(b.policies)+len(b.admin) == 0 {
 		return

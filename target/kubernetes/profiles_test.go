@@ -15,10 +15,16 @@ func TestUnknownProfileNamesTheKnownOnes(t *testing.T) {
 	}
 }
 
+// A day of verification may be missing, but no source where there is one.
 func TestEveryProfileSaysWhereItIsFrom(t *testing.T) {
 	for _, p := range profiles {
-		if _, err := time.Parse(time.DateOnly, p.Verified); err != nil || !strings.HasPrefix(p.Source, "https://") || p.Says == "" {
-			t.Errorf("profile %s: verified %q, source %q", p.Name, p.Verified, p.Source)
+		if _, err := time.Parse(time.DateOnly, p.Verified); err != nil && p.Verified != "" || p.Verified != "" && len(p.Sources) == 0 || p.Says == "" {
+			t.Errorf("profile %s: verified %q, sources %q", p.Name, p.Verified, p.Sources)
+		}
+		for _, s := range p.Sources {
+			if !strings.HasPrefix(s, "https://") {
+				t.Errorf("profile %s: source %q", p.Name, s)
+			}
 		}
 	}
 }
@@ -35,7 +41,7 @@ func TestAssumptions(t *testing.T) {
 	for _, c := range []struct{ name, profile, input, want string }{
 		{"no policies", "", pods, ""},
 		{"policies", "", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile protocols local-node"},
-		{"cilium", "cilium", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile local-node"},
+		{"cilium", "cilium", pods + policyYAML("shop", "p", `{podSelector: {}}`), "profile protocols local-node"},
 		{"a block that holds some private addresses", "", pods + policyYAML("shop", "p", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.9.0.0/16}}]}]}`),
 			"profile protocols local-node pod-addresses"},
 		{"a block that holds none", "", pods + policyYAML("shop", "p", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 8.8.8.0/24}}]}]}`), "profile protocols local-node"},

@@ -7,6 +7,7 @@ import (
 	"bulkhead/core/netset"
 	"bulkhead/core/network"
 	"bulkhead/core/source"
+	"bulkhead/internal/yamldoc"
 	"bulkhead/target/kube"
 )
 
@@ -19,7 +20,7 @@ type exposed struct {
 	hasPools    bool
 	ingresses   []ingress
 	classes     map[string]ingressClass
-	albParams   map[string]string // scheme by IngressClassParams name
+	albParams   map[string]albParams // IngressClassParams by name
 	bindings    []targetBinding
 	gatewayList []*gateway
 	gwClasses   map[string]string // controller by GatewayClass
@@ -110,7 +111,7 @@ func (im *importer) readService(o *kube.Object) bool {
 		v, ok := allocate.Bool()
 		s.noNodePorts = ok && !v
 	}
-	s.lb = im.readBalancer(o, spec)
+	s.lb = im.readBalancer(spec, root.At("metadata", "annotations"), o.Value)
 	s.tailnet = o.Annotation("tailscale.com/expose") == "true"
 	im.addService(s)
 	return true
@@ -329,7 +330,12 @@ func rayServices(im *importer, o *kube.Object, w *workload) {
 			s.ports = append(s.ports, servicePort{protocol: netset.TCP, port: p, number: p, pos: o.Pos})
 		}
 	}
-	s.lb = im.readBalancer(o, kube.Root(group.Get("headService"), im.reader(o)).Field("spec"))
+	made := kube.Root(group.Get("headService"), im.reader(o))
+	notes := made.At("metadata", "annotations")
+	if !notes.Has() {
+		notes = made.Of(spec.Get("headServiceAnnotations"))
+	}
+	s.lb = im.readBalancer(made.Field("spec"), notes, yamldoc.Value{})
 	im.addService(s)
 	if o.Kind == "RayService" {
 		serve := *s
@@ -370,7 +376,8 @@ func nimService(im *importer, o *kube.Object, w *workload) {
 	s := im.operatorService(o, w, servicePort{name: "api", protocol: netset.TCP, port: port, number: port, pos: o.Pos})
 	if kind, _ := o.Value.At("spec", "expose", "service", "type").Text(); kind != "" {
 		s.kind = im.names.text(kind)
-		s.lb = im.readBalancer(o, im.root(o).At("spec", "expose", "service"))
+		service := im.root(o).At("spec", "expose", "service")
+		s.lb = im.readBalancer(service, service.Field("annotations"), yamldoc.Value{})
 	}
 }
 
