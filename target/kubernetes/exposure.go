@@ -116,7 +116,7 @@ func (im *importer) decideReach(b *balancer, spec, notes kube.Node, status yamld
 
 // cloudPrefixes are those of the annotations of clouds, which have load
 // balancers of their own.
-var cloudPrefixes = []string{"service.beta.kubernetes.io/", "service.kubernetes.io/", "cloud.google.com/", "networking.gke.io/",
+var cloudPrefixes = []string{"service.beta.kubernetes.io/", "service.kubernetes.io/ibm-", "service.kubernetes.io/qcloud-", "service.kubernetes.io/tke-", "cloud.google.com/", "networking.gke.io/",
 	"load-balancer.hetzner.cloud/", "loadbalancer.openstack.org/", "kubernetes.io/elb.", "oci.oraclecloud.com/",
 	"oci-network-load-balancer.oraclecloud.com/", "kubernetes.digitalocean.com/"}
 

@@ -50,9 +50,11 @@ func (b *builder) ingressReach(in *ingress, f *network.Front) {
 		if in.notes["appgw.ingress.kubernetes.io/use-private-ip"] == "true" {
 			f.Reach, f.Why = network.ReachPrivate, "annotation appgw.ingress.kubernetes.io/use-private-ip"
 		}
+	case controller == "alb.networking.azure.io/alb-controller" || name == "azure-alb-external":
+		f.Reach, f.Why = network.ReachPublic, "an Application Gateway for Containers has a public frontend"
 	case controller == "tailscale.com/ts-ingress" || name == "tailscale":
 		f.Reach, f.Why = network.ReachPrivate, "ingress class tailscale is reachable in the tailnet only"
-		if in.notes["tailscale.com/funnel"] == "true" {
+		if v := in.notes["tailscale.com/funnel"]; v != "" && v != "false" {
 			f.Reach, f.Why = network.ReachPublic, "annotation tailscale.com/funnel publishes it"
 		}
 	default:

@@ -280,6 +280,7 @@ func TestIngressReach(t *testing.T) {
 		{"GCE internal", "kubernetes.io/ingress.class: gce-internal", "", "", network.ReachPrivate},
 		{"application gateway", "kubernetes.io/ingress.class: azure/application-gateway", "", "", network.ReachPublic},
 		{"application gateway, private", `kubernetes.io/ingress.class: azure/application-gateway, appgw.ingress.kubernetes.io/use-private-ip: "true"`, "", "", network.ReachPrivate},
+		{"application gateway for containers", "", ", ingressClassName: azure-alb-external", "", network.ReachPublic},
 		{"tailscale", "", ", ingressClassName: tailscale", "", network.ReachPrivate},
 		{"tailscale funnel", `tailscale.com/funnel: "true"`, ", ingressClassName: tailscale", "", network.ReachPublic},
 	} {

@@ -425,9 +425,8 @@ func routeHost(host string) (netset.Language, bool) {
 }
 
 // gatewayClasses say from where the Gateways of a class or of a controller can
-// be reached. Read 2026-11-22: cloud.google.com/kubernetes-engine/docs/how-to/
-// gatewayclass-capabilities; gateway-api-controller.eks.aws.dev; istio.io/latest/
-// docs/ambient/usage/waypoint.
+// be reached. Those of GKE are listed at cloud.google.com/kubernetes-engine/
+// docs/how-to/gatewayclass-capabilities.
 var gatewayClasses = []struct {
 	class, controller string
 	reach             network.Reach
@@ -439,8 +438,12 @@ var gatewayClasses = []struct {
 	{class: "gke-l7-rilb-mc", reach: network.ReachPrivate, why: "its gateway class is an internal load balancer"},
 	{class: "gke-l7-global-external-managed", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
 	{class: "gke-l7-regional-external-managed", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
+	{class: "gke-l7-global-external-managed-mc", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
+	{class: "gke-l7-regional-external-managed-mc", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
+	{class: "gke-l7-gxlb-mc", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
 	{class: "gke-l7-gxlb", reach: network.ReachPublic, why: "its gateway class is an external load balancer"},
 	{controller: "application-networking.k8s.aws/gateway-api-controller", reach: network.ReachPrivate, why: "VPC Lattice is reachable inside VPCs only"},
+	{class: "azure-alb-external", reach: network.ReachPublic, why: "an Application Gateway for Containers has a public frontend"},
 	{controller: "alb.networking.azure.io/alb-controller", reach: network.ReachPublic, why: "an Application Gateway for Containers has a public frontend"},
 	{controller: "tailscale.com", reach: network.ReachPrivate, why: "its gateway class is reachable in the tailnet only"},
 }

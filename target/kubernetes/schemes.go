@@ -98,9 +98,9 @@ var serviceSignals = []signal{
 		source: "https://github.com/kubernetes/cloud-provider-openstack/blob/master/pkg/openstack/loadbalancer.go"},
 	{key: "service.beta.kubernetes.io/do-loadbalancer-network", read: eitherOf("INTERNAL", "EXTERNAL"),
 		source: "https://github.com/digitalocean/digitalocean-cloud-controller-manager/blob/main/cloud-controller-manager/do/loadbalancers.go"},
-	{key: "service.beta.kubernetes.io/scw-loadbalancer-private", read: truth,
+	{key: "service.beta.kubernetes.io/scw-loadbalancer-private", read: internalIf("true"),
 		source: "https://github.com/scaleway/scaleway-cloud-controller-manager/blob/main/docs/loadbalancer-annotations.md"},
-	{key: "load-balancer.hetzner.cloud/disable-public-network", read: truth,
+	{key: "load-balancer.hetzner.cloud/disable-public-network", read: internalIf("true"),
 		source: "https://github.com/hetznercloud/hcloud-cloud-controller-manager/blob/main/docs/reference/load_balancer_annotations.md"},
 }
 
@@ -110,7 +110,7 @@ var takenOver = []string{
 	"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-id", "service.beta.kubernetes.io/alicloud-loadbalancer-id",
 	"service.kubernetes.io/tke-existed-lbid", "kubernetes.io/elb.id", "loadbalancer.openstack.org/load-balancer-id",
 	"service.beta.kubernetes.io/scw-loadbalancer-externally-managed", "service.beta.kubernetes.io/linode-loadbalancer-nodebalancer-id",
-	"service.beta.kubernetes.io/linode-loadbalancer-frontend-subnet-id", "service.beta.kubernetes.io/linode-loadbalancer-frontend-subnet-name",
+	"service.beta.kubernetes.io/linode-loadbalancer-frontend-vpc-name", "service.beta.kubernetes.io/linode-loadbalancer-frontend-subnet-id", "service.beta.kubernetes.io/linode-loadbalancer-frontend-subnet-name",
 }
 
 // huaweiAutocreate reads the JSON that describes the load balancer to make.
