@@ -46,7 +46,6 @@ type service struct {
 	tailnet      bool // published by the operator of Tailscale
 	local        bool // externalTrafficPolicy: Local
 	lb           balancer
-	hosts        []string
 	pos          source.Pos
 }
 
