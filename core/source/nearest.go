@@ -1,15 +1,18 @@
 package source
 
+import "strings"
+
 // Nearest returns the candidate that text was probably meant to be, or the
-// empty string when none is close. Among equally close ones the first wins.
+// empty string when none is close. Letter case does not count. Among equally
+// close ones the first wins.
 func Nearest(text string, candidates []string) string {
 	limit := max(2, len(text)/3)
 	if len(text) < 4 {
 		limit = min(1, len(text)-1)
 	}
-	best := ""
+	best, low := "", strings.ToLower(text)
 	for _, c := range candidates {
-		if d := distance(text, c, limit); d <= limit {
+		if d := distance(low, strings.ToLower(c), limit); d <= limit {
 			best, limit = c, d-1
 		}
 	}

@@ -5,7 +5,7 @@ import "testing"
 func TestNearest(t *testing.T) {
 	known := []string{"pypi", "job", "store", "huggingface", "zone"}
 	for text, want := range map[string]string{
-		"pipy": "pypi", "jobb": "job", "stroe": "store", "hugingface": "huggingface", "x": "", "completely-else": "", "": "", "JOB": "",
+		"pipy": "pypi", "jobb": "job", "stroe": "store", "hugingface": "huggingface", "x": "", "completely-else": "", "": "", "JOB": "job",
 	} {
 		if got := Nearest(text, known); got != want {
 			t.Errorf("Nearest(%q) = %q, want %q", text, got, want)

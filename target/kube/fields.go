@@ -91,7 +91,7 @@ func (n Node) Known(known ...string) bool {
 			continue
 		}
 		d := n.Of(k).Errorf("unknown-field", "%s has no field %q", n.name, key)
-		if near := Nearest(key, known); near != "" {
+		if near := source.Nearest(key, known); near != "" {
 			d.WithFix("did you mean %q?", near)
 		} else {
 			d.WithFix("the fields are %s", strings.Join(known, ", "))
@@ -178,7 +178,7 @@ func (n Node) OneOf(known ...string) (word string, ok bool) {
 		return word, ok
 	}
 	d := n.Errorf("unknown-value", "%s cannot be %q", n.name, word)
-	if near := Nearest(word, known); near != "" {
+	if near := source.Nearest(word, known); near != "" {
 		d.WithFix("did you mean %q?", near)
 	} else {
 		d.WithFix("write one of %s", strings.Join(known, ", "))

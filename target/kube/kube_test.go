@@ -156,18 +156,6 @@ func TestSelector(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	words := []string{"podSelector", "policyTypes", "ingress", "egress", "ports", "to"}
-	for word, want := range map[string]string{
-		"podSelectr": "podSelector", "PODSELECTOR": "podSelector", "igress": "ingress", "port": "ports", "prots": "ports",
-		"from": "", "somethingelse": "", "": "",
-	} {
-		if got := Nearest(word, words); got != want {
-			t.Errorf("%q: got %q, want %q", word, got, want)
-		}
-	}
-}
-
 func TestValidLabelValue(t *testing.T) {
 	for v, want := range map[string]bool{
 		"": true, "a": true, "a-b_c.D9": true, "-a": false, "a.": false, "a b": false, "ä": false,

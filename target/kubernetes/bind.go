@@ -28,7 +28,7 @@ func (Target) Bind(b policy.Binding) (network.Predicate, source.Diagnostics) {
 	for _, f := range b.Fields {
 		if !slices.Contains(bindFields, f.Key.Value) {
 			d := ds.Errorf("unknown-field", f.Key.Pos, "a kubernetes binding has no field %q", f.Key.Value)
-			if near := kube.Nearest(f.Key.Value, bindFields); near != "" {
+			if near := source.Nearest(f.Key.Value, bindFields); near != "" {
 				d.WithFix("did you mean %q?", near)
 			} else {
 				d.WithFix("the fields are %s", strings.Join(bindFields, ", "))

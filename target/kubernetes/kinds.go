@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"strings"
 
+	"bulkhead/core/source"
 	"bulkhead/internal/yamldoc"
 	"bulkhead/target/kube"
 )
@@ -169,7 +170,7 @@ func (im *importer) nearestKind(group, kind string) string {
 			kinds = append(kinds, gk.kind)
 		}
 	}
-	return kube.Nearest(kind, sortedStrings(kinds))
+	return source.Nearest(kind, sortedStrings(kinds))
 }
 
 func (im *importer) readMisspelt(o *kube.Object) bool {

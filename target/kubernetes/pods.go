@@ -6,6 +6,7 @@ import (
 
 	"bulkhead/core/netset"
 	"bulkhead/core/network"
+	"bulkhead/core/source"
 	"bulkhead/target/kube"
 )
 
@@ -32,7 +33,7 @@ func (im *importer) readPodAt(meta, spec kube.Node) part {
 		if slices.Contains(networkFields, key) || podSpecFields[key] {
 			continue
 		}
-		if near := kube.Nearest(key, networkFields); near != "" {
+		if near := source.Nearest(key, networkFields); near != "" {
 			spec.Of(k).Errorf("unknown-field", "a pod has no field %q", key).WithFix("did you mean %q?", near)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"bulkhead/core/netset"
 	"bulkhead/core/network"
+	"bulkhead/core/source"
 	"bulkhead/target/kube"
 )
 
@@ -113,7 +114,7 @@ func profileNamed(name string) (*Profile, error) {
 		return &profiles[i], nil
 	}
 	hint := ""
-	if near := kube.Nearest(name, names); near != "" {
+	if near := source.Nearest(name, names); near != "" {
 		hint = fmt.Sprintf(", did you mean %q?", near)
 	}
 	return nil, fmt.Errorf("there is no profile %q%s (known: %s)", name, hint, strings.Join(names, ", "))
