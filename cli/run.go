@@ -241,6 +241,8 @@ func (k *call) diff() (int, error) {
 	switch k.opts.format {
 	case "json":
 		err = json.Delta(k.out, d)
+	case "sarif":
+		err = sarif.Delta(k.out, d)
 	case "markdown":
 		err = markdown.Delta(k.out, d)
 	default:

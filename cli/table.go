@@ -205,8 +205,9 @@ The findings that the change brings and takes away are listed too.`,
 			{"bulkhead diff old/bulkhead.yaml bulkhead.yaml", "two versions of a policy"},
 			{"git worktree add /tmp/base origin/main && bulkhead diff /tmp/base/k8s k8s", "what a branch changes"},
 			{"bulkhead diff base/k8s k8s --format markdown > comment.md", "as a comment for a pull request"},
+			{"bulkhead diff base/k8s k8s --format sarif > diff.sarif", "what the change opens, for code scanning"},
 		},
-		formats: []string{"text", "json", "markdown"}, flags: []flagAdder{inputFlags, strictFlag, allFlag}, min: 2, max: 2,
+		formats: reportFormats, flags: []flagAdder{inputFlags, strictFlag, allFlag}, min: 2, max: 2,
 		exits: "the change brings findings", run: (*call).diff,
 	}
 }

@@ -452,13 +452,14 @@ func (v *verifier) checkPair(p *policy.Permission, from policy.Party) (broken, u
 func (v *verifier) flowFinding(rule string, sev finding.Severity, p *policy.Permission, from []string, q *reach.Question) {
 	f := finding.New(rule, sev, p.Name, p.Traffic.String()+strings.Join(from, ","))
 	f.Pos = p.Pos
+	f.Facts = map[string]string{"from": strings.Join(from, ","), "to": p.To.Name, "traffic": p.Traffic.String()}
 	if rule == "broken-flow" {
 		f.Title = fmt.Sprintf("%s is declared, but %s cannot reach %s on %s", p.Name, list(from, 4), p.To.Name, p.Traffic)
 		f.Remedy = "open it in the layer that denies (the witness names it), or remove the declaration"
 	} else {
 		f.Title = fmt.Sprintf("%s is declared, but whether %s can reach %s is not in the input", p.Name, list(from, 4), p.To.Name)
 		f.Remedy = "give the missing input (the witness names it)"
-		f.Facts = map[string]string{"verdict": "unknown"}
+		f.Facts["verdict"] = "unknown"
 	}
 	if q != nil {
 		w := v.a.Explain(*q)

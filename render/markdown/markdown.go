@@ -101,7 +101,7 @@ func headline(d *render.Delta) string {
 	case d.IsEmpty():
 		return "nothing changes in who can reach whom"
 	case len(d.Findings) > 0:
-		return fmt.Sprintf("%s needs a look", count(len(d.Findings), "new finding", "new findings"))
+		return count(len(d.Findings), "new finding needs a look", "new findings need a look")
 	case d.Wider() > 0:
 		return fmt.Sprintf("%s more through", count(d.Wider(), "change lets", "changes let"))
 	}
