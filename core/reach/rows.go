@@ -121,7 +121,6 @@ func (a *Analysis) collectSubjects(s *side) {
 			}
 		}
 	}
-	interned := map[string]*subject{}
 	var buf []byte
 	for c := range n {
 		buf = append(buf[:0], byte(s.layer.Default))
@@ -138,12 +137,9 @@ func (a *Analysis) collectSubjects(s *side) {
 				buf = binary.AppendUvarint(buf, uint64(a.ruleID(h.rule)))
 			}
 		}
-		sub := interned[string(buf)]
-		if sub == nil {
-			sub = &subject{tables: hits[c], key: string(buf)}
-			interned[sub.key] = sub
-		}
-		s.subs[c] = sub
+		// Classes with equal rules share a row by the key, and never the rules
+		// themselves: a witness cites the rule that selects its own subject.
+		s.subs[c] = &subject{tables: hits[c], key: string(buf)}
 	}
 }
 

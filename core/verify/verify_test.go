@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"bulkhead/core/finding"
+	"bulkhead/core/netset"
 	"bulkhead/core/network"
 	"bulkhead/core/policy"
 	"bulkhead/core/reach"
@@ -418,5 +419,36 @@ func TestAuditOfTheExample(t *testing.T) {
 	}
 	if r.Flatness.Share() != 1 {
 		t.Errorf("share %v of a flat network", r.Flatness.Share())
+	}
+}
+
+// TestWitnessCitesTheSubjectsOwnRule: two namespaces with policies of the same
+// content share the answer, but each witness cites its own policy.
+func TestWitnessCitesTheSubjectsOwnRule(t *testing.T) {
+	var texts []string
+	for _, ns := range []string{"a", "b", "c"} {
+		texts = append(texts, pod(ns, "web", ""), netpol(ns, "own", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: 80}]}]}"))
+	}
+	a := estate(t, texts...)
+	for e := range a.Net.Endpoints {
+		end := &a.Net.Endpoints[e]
+		if end.Kind != network.Workload {
+			continue
+		}
+		namespace := strings.SplitN(end.Workload, "/", 2)[0]
+		for to := range a.Net.Endpoints {
+			if to == e || a.Net.Endpoints[to].Kind != network.Workload {
+				continue
+			}
+			w := a.Explain(reach.Question{From: a.ClassOf(e), To: a.ClassOf(to), Traffic: netset.Port(netset.TCP, 80)})
+			if got := w.Hops[0].Rules[0].Name; !strings.HasPrefix(got, "NetworkPolicy "+namespace+"/") {
+				t.Errorf("the egress of %s is explained by %s", end.Workload, got)
+			}
+			for _, r := range a.Rules(a.ClassOf(e), a.ClassOf(to)) {
+				if !strings.HasPrefix(r.Name, "NetworkPolicy "+namespace+"/") {
+					t.Errorf("the edge from %s cites %s", end.Workload, r.Name)
+				}
+			}
+		}
 	}
 }
