@@ -289,11 +289,15 @@ func (d *drafter) warn(format string, args ...any) {
 	}
 }
 
-// wanted says which destinations the classes of components usually need.
-var wanted = map[string][]string{
-	"inference-server": {"huggingface"},
-	"training-job":     {"huggingface", "pypi"},
-	"notebook":         {"huggingface", "pypi"},
+// wanted says which destinations the classes of components usually need, and
+// what a component of the class is called.
+var wanted = map[string]struct {
+	name string
+	to   []string
+}{
+	"inference-server": {"an inference server", []string{"huggingface"}},
+	"training-job":     {"a training job", []string{"huggingface", "pypi"}},
+	"notebook":         {"a notebook", []string{"huggingface", "pypi"}},
 }
 
 // egress guesses named destinations for what was recognised and can call out.
@@ -305,7 +309,7 @@ func (d *drafter) egress() {
 			continue
 		}
 		can++
-		if len(d.units[u].known) == 0 || wanted[d.units[u].known[0].Class] == nil || d.units[u].zone == string(policy.Data) {
+		if len(d.units[u].known) == 0 || wanted[d.units[u].known[0].Class].to == nil || d.units[u].zone == string(policy.Data) {
 			continue
 		}
 		class := d.units[u].known[0].Class
@@ -320,12 +324,12 @@ func (d *drafter) egress() {
 	}
 	slices.Sort(classes)
 	for _, c := range classes {
-		e := policy.Egress{From: d.compress(byClass[c]), Why: d.why("draft: a "+c+" usually fetches from there", false)}
-		for _, w := range wanted[c] {
+		e := policy.Egress{From: d.compress(byClass[c]), Why: d.why("draft: "+wanted[c].name+" usually fetches from there", false)}
+		for _, w := range wanted[c].to {
 			e.To = append(e.To, text(w))
 		}
 		d.out.Policy.Egress = append(d.out.Policy.Egress, e)
-		d.out.Egress = append(d.out.Egress, "guess: what a "+c+" usually needs; list what yours really calls")
+		d.out.Egress = append(d.out.Egress, "guess: what "+wanted[c].name+" usually needs; list what yours really calls")
 	}
 	if can > 0 {
 		d.warn("%d workloads can call any address on the internet today; only the named destinations under egress: are declared, and bulkhead verify lists the rest", can)

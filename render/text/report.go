@@ -11,8 +11,10 @@ import (
 	"bulkhead/render"
 )
 
-// foldAfter is how many findings of one rule are shown in full.
-const foldAfter = 5
+// Of the findings of one rule and severity the first is shown in full, with its
+// witness and fix, and so is every critical one; the next take a line or two,
+// and after foldAfter only their subjects are listed.
+const foldAfter = 8
 
 // Report prints findings, the worst first and those of one rule together, and
 // a summary at the end, where a terminal leaves it in view.
@@ -60,28 +62,33 @@ func (p *printer) group(g []finding.Finding) {
 		shown = g[:foldAfter]
 	}
 	for i := range shown {
-		same := i > 0 && shown[i].Remedy == shown[i-1].Remedy && shown[i].Detail == shown[i-1].Detail
-		p.finding(&shown[i], same)
+		p.finding(&shown[i], i > 0 && !p.o.All && shown[i].Severity < finding.Critical)
 	}
 	if rest := g[len(shown):]; len(rest) > 0 {
 		subjects := make([]string, len(rest))
 		for i := range rest {
 			subjects[i] = rest[i].Subject
 		}
-		p.wrapped("  ", fmt.Sprintf("… and %d more of this rule (--all shows them): %s", len(rest), listing(subjects, 6)))
+		p.wrapped("  ", fmt.Sprintf("… and %d more of this rule: %s", len(rest), listing(subjects, 6)))
+	}
+	if len(g) > 1 && !p.o.All && g[0].Severity < finding.Critical {
+		p.printf("  %s\n", p.paint(dim, "--all shows each with its witness"))
 	}
 	p.printf("\n")
 }
 
-// finding prints one. What is the same as in the one before is not repeated.
-func (p *printer) finding(f *finding.Finding, same bool) {
+// finding prints one, in brief only what it is and where.
+func (p *printer) finding(f *finding.Finding, brief bool) {
 	p.hanging("  ", "    ", f.Title)
 	place := f.Subject
 	if f.Pos.IsValid() {
 		place += "  " + f.Pos.Short()
 	}
 	p.printf("    %s\n", p.paint(dim, place+"  "+f.ID))
-	if f.Detail != "" && !same {
+	if brief {
+		return
+	}
+	if f.Detail != "" {
 		p.wrapped("    ", f.Detail)
 	}
 	if f.Witness != nil {
@@ -90,7 +97,7 @@ func (p *printer) finding(f *finding.Finding, same bool) {
 	for _, n := range f.Notes {
 		p.hanging("    note: ", "      ", notePlace(n.Pos)+n.Text)
 	}
-	if f.Remedy != "" && !same {
+	if f.Remedy != "" {
 		p.hanging("    fix: ", "         ", f.Remedy)
 	}
 }

@@ -77,12 +77,12 @@ func findings(n int) []finding.Finding {
 }
 
 func TestReportFoldsAndSaysSo(t *testing.T) {
-	r := &render.Report{Findings: findings(9), Coverage: &network.Coverage{Objects: 3, Understood: 2, Ignored: []network.Ignored{{Kind: "Foo", Name: "x", Why: "nobody knows it", Matters: true}}}}
+	r := &render.Report{Findings: findings(12), Coverage: &network.Coverage{Objects: 3, Understood: 2, Ignored: []network.Ignored{{Kind: "Foo", Name: "x", Why: "nobody knows it", Matters: true}}}}
 	var b strings.Builder
 	if err := Report(&b, r, nil, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"▲ high  exposed  9 findings", "… and 4 more of this rule (--all shows them)", "a.yaml:5", "9 ▲ high", "Foo x: nobody knows it; this can change verdicts"} {
+	for _, want := range []string{"▲ high  exposed  12 findings", "… and 4 more of this rule", "--all shows each with its witness", "12 ▲ high", "Foo x: nobody knows it; this can change verdicts"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &b)
 		}
