@@ -256,9 +256,59 @@ func (u *auditor) isolation() {
 		f.Detail = "No rule isolates " + u.names(worst, 5) + "."
 		f.Pos = u.a.Net.Endpoints[worst[0]].Pos
 		f.Remedy = "deny by default in " + g.name + " and allow what is needed: bulkhead init drafts the policy, bulkhead compile writes the configuration"
+		if len(in) > 0 {
+			f.Witness = u.into(in[0])
+		}
+		if f.Witness == nil && len(out) > 0 {
+			f.Witness = u.outward(out[0], netset.PublicAddrs().Intersect(netset.AnyV4()), "any public address")
+		}
 		f.Facts = map[string]string{"indicator": "F4", "ingress": fmt.Sprint(len(in)), "egress": fmt.Sprint(len(out)), "of": fmt.Sprint(len(g.endpoints))}
 		u.add(f)
 	}
+}
+
+// into shows one connection to an endpoint, from another scope if any can.
+func (u *auditor) into(target int) *finding.Witness {
+	to := &u.a.Net.Endpoints[target]
+	best := -1
+	for c := range u.a.EndpointClasses() {
+		if u.a.Between(reach.ClassID(c), u.a.ClassOf(target)).Allow.IsEmpty() {
+			continue
+		}
+		for _, i := range u.a.Classes()[c].Endpoints {
+			e := &u.a.Net.Endpoints[i]
+			if e.Kind != network.Workload || e.Workload == to.Workload {
+				continue
+			}
+			if best < 0 || u.a.Net.Endpoints[best].Scope == to.Scope && e.Scope != to.Scope {
+				best = int(i)
+			}
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	return u.between(best, target)
+}
+
+// between shows one connection that passes between two endpoints.
+func (u *auditor) between(from, to int) *finding.Witness {
+	w := u.a.Explain(reach.Question{From: u.a.ClassOf(from), To: u.a.ClassOf(to),
+		FromName: u.a.Net.Endpoints[from].Name(), ToName: u.a.Net.Endpoints[to].Name(),
+		Traffic: preferred(u.a.BetweenEndpoints(from, to).Allow)})
+	return &w
+}
+
+// anyPair shows one pair of workloads that can talk.
+func (u *auditor) anyPair() *finding.Witness {
+	for i := range u.a.Net.Endpoints {
+		if u.a.Net.Endpoints[i].Kind == network.Workload {
+			if w := u.into(i); w != nil {
+				return w
+			}
+		}
+	}
+	return nil
 }
 
 // distinct counts the workloads among endpoints.
@@ -295,6 +345,7 @@ func (u *auditor) flat(f reach.Flatness) {
 	}
 	out.Detail = "In a flat network one compromised workload reaches every other."
 	out.Remedy = "group workloads into zones and allow only declared flows between them: bulkhead init drafts that"
+	out.Witness = u.anyPair()
 	out.Facts = map[string]string{"indicator": "F1", "share": fmt.Sprintf("%.4f", f.Share()), "pairs": fmt.Sprint(f.Pairs), "allowed": fmt.Sprint(f.Allowed)}
 	u.add(out)
 }

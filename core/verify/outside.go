@@ -61,7 +61,7 @@ func (v *verifier) egressLeaks(w policy.Party, g *group, edges []reach.OutsideEd
 				}
 			}
 			if extra := e.Allow.Subtract(want.AnyRequests()); !extra.IsEmpty() {
-				v.egressFinding("egress-leak", finding.High, w, g, e.Name, extra)
+				v.egressFinding("egress-leak", finding.High, w, g, e.Name, v.a.ClassOfName(e.Name), extra)
 			}
 			continue
 		}
@@ -107,7 +107,7 @@ func (v *verifier) egressPart(w policy.Party, g *group, name string, addrs netse
 	}
 	if extra.IsEmpty() {
 		if !possible.IsEmpty() {
-			v.egressFinding("possible-egress-leak", finding.Low, w, g, name, possible)
+			v.egressFinding("possible-egress-leak", finding.Low, w, g, name, v.classAt(addrs), possible)
 		}
 		return
 	}
@@ -120,7 +120,16 @@ func (v *verifier) egressPart(w policy.Party, g *group, name string, addrs netse
 	if named := namedTraffic(perms); name == internetPart && !named.IsEmpty() && extra.SubsetOf(named.AnyRequests()) {
 		rule = "egress-wider"
 	}
-	v.egressFinding(rule, sev, w, g, where, extra)
+	v.egressFinding(rule, sev, w, g, where, v.classAt(at), extra)
+}
+
+// classAt returns the class of one of the addresses.
+func (v *verifier) classAt(addrs netset.Addrs) reach.ClassID {
+	ip, ok := addrs.Example()
+	if !ok {
+		return -1
+	}
+	return v.a.ClassOfAddr(ip)
 }
 
 func namedTraffic(perms []*policy.Permission) netset.Traffic {
@@ -133,7 +142,7 @@ func namedTraffic(perms []*policy.Permission) netset.Traffic {
 	return t
 }
 
-func (v *verifier) egressFinding(rule string, sev finding.Severity, w policy.Party, g *group, to string, extra netset.Traffic) {
+func (v *verifier) egressFinding(rule string, sev finding.Severity, w policy.Party, g *group, to string, class reach.ClassID, extra netset.Traffic) {
 	f := finding.New(rule, sev, w.Name, to)
 	if v.seen[f.ID] {
 		return
@@ -154,6 +163,10 @@ func (v *verifier) egressFinding(rule string, sev finding.Severity, w policy.Par
 	}
 	e := &v.a.Net.Endpoints[g.endpoints[0]]
 	f.Pos = e.Pos
+	if class >= 0 {
+		wit := v.a.Explain(reach.Question{From: g.class, To: class, FromName: w.Name, ToName: to, Traffic: preferred(extra)})
+		f.Witness = &wit
+	}
 	v.add(f)
 }
 
@@ -427,6 +440,10 @@ func (v *verifier) latent(w policy.Party, g *group, declared []*policy.Permissio
 	f.Detail = "Nothing has to publish it where the network routes to the workload's own address."
 	f.Pos = v.a.Net.Endpoints[g.endpoints[0]].Pos
 	f.Remedy = "isolate its ingress (bulkhead compile writes the configuration)"
+	if class := v.classAt(addrs); class >= 0 {
+		wit := v.a.Explain(reach.Question{From: class, To: g.class, ToName: w.Name, Traffic: preferred(extra)})
+		f.Witness = &wit
+	}
 	v.add(f)
 }
 

@@ -417,6 +417,11 @@ func TestAuditOfTheExample(t *testing.T) {
 			t.Errorf("%s has no remedy", rule)
 		}
 	}
+	for _, f := range r.Findings {
+		if f.Severity >= finding.Medium && (f.Witness == nil || len(f.Witness.Hops) == 0 || f.Remedy == "" || !f.Pos.IsValid() && f.Rule != "flat-network") {
+			t.Errorf("%s has no witness, remedy or place", f.ID)
+		}
+	}
 	if r.Flatness.Share() != 1 {
 		t.Errorf("share %v of a flat network", r.Flatness.Share())
 	}
