@@ -22,6 +22,8 @@ type world struct {
 	addr []netip.Addr
 	// value settles unsettled attributes, by endpoint and key.
 	value map[string]string
+	// absent says of attributes that may not be there that they are not.
+	absent map[string]bool
 	// effective settles uncertain rules and paths, by name.
 	effective map[string]bool
 }
@@ -68,8 +70,12 @@ func (w *world) means(id network.PredicateID, endpoint int, ip netip.Addr) bool 
 func (w *world) selects(s network.Selector, attributes map[string]string, endpoint int) bool {
 	for _, r := range s {
 		v, ok := attributes[r.Key]
-		if v == network.Unsettled {
+		switch v {
+		case network.Unsettled:
 			v = w.value[fmt.Sprint(endpoint, r.Key)]
+		case network.Unstated:
+			v = w.value[fmt.Sprint(endpoint, r.Key)]
+			ok = !w.absent[fmt.Sprint(endpoint, r.Key)]
 		}
 		in := false
 		for _, want := range r.Values {
@@ -253,7 +259,7 @@ func genNetwork(t *rapid.T, open bool) *network.Network {
 	attrs := func(label string) map[string]string {
 		m := map[string]string{}
 		for _, k := range keys {
-			switch rapid.IntRange(0, 3).Draw(t, label+k) {
+			switch rapid.IntRange(0, 4).Draw(t, label+k) {
 			case 0:
 				m[k] = "a"
 			case 1:
@@ -262,6 +268,10 @@ func genNetwork(t *rapid.T, open bool) *network.Network {
 				if open {
 					m[k] = network.Unsettled
 				}
+			case 3:
+				if open {
+					m[k] = network.Unstated
+				}
 			}
 		}
 		return m
@@ -269,7 +279,7 @@ func genNetwork(t *rapid.T, open bool) *network.Network {
 	for i := range rapid.IntRange(1, 3).Draw(t, "scopes") {
 		m := attrs("scope")
 		for k, v := range m {
-			if v == network.Unsettled {
+			if v == network.Unsettled || v == network.Unstated {
 				delete(m, k)
 			}
 		}
@@ -435,18 +445,16 @@ func genPaths(t *rapid.T, n *network.Network, open bool) {
 
 // genWorld settles what is open.
 func genWorld(t *rapid.T, n *network.Network) *world {
-	w := &world{n: n, value: map[string]string{}, effective: map[string]bool{}}
+	w := &world{n: n, value: map[string]string{}, absent: map[string]bool{}, effective: map[string]bool{}}
 	for i, e := range n.Endpoints {
 		ip, _ := e.Addrs.Example()
 		if !e.AddrsKnown {
 			ip = netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 7).Draw(t, "real ip"))})
 		}
 		w.addr = append(w.addr, ip)
-		for k := range map[string]bool{"app": true, "tier": true} {
-			w.value[fmt.Sprint(i, k)] = ""
-		}
 		for _, k := range []string{"app", "tier"} {
 			w.value[fmt.Sprint(i, k)] = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "real value")
+			w.absent[fmt.Sprint(i, k)] = rapid.Bool().Draw(t, "absent")
 		}
 	}
 	for _, l := range n.Layers {
@@ -576,14 +584,65 @@ func TestUnknownBoundsEveryWorld(t *testing.T) {
 	})
 }
 
+// TestOrderTiesAndDoubts draws nothing but rules: two endpoints, rules that mean
+// both, every order, tie and doubt, in every world.
+func TestOrderTiesAndDoubts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := &network.Network{Endpoints: []network.Endpoint{
+			{Workload: "a", Scope: -1, Addrs: netset.MustAddrs("10.0.0.1/32"), AddrsKnown: true},
+			{Workload: "b", Scope: -1, Addrs: netset.MustAddrs("10.0.0.2/32"), AddrsKnown: true},
+		}}
+		everything := n.Predicate(network.Predicate{Everything: true})
+		l := network.Layer{Name: "l", Default: network.Action(rapid.IntRange(0, 1).Draw(t, "default"))}
+		var doubts []string
+		for ti := range rapid.IntRange(1, 2).Draw(t, "tables") {
+			tab := network.Table{Name: fmt.Sprint(ti), Ordered: rapid.IntRange(0, 3).Draw(t, "ordered") > 0}
+			for ri := range rapid.IntRange(0, 4).Draw(t, "rules") {
+				r := network.Rule{Name: fmt.Sprintf("t%d r%d", ti, ri), Subject: everything, Peers: []network.PredicateID{everything},
+					Traffic: netset.Ports(netset.TCP, uint16(rapid.IntRange(79, 81).Draw(t, "lo")), 81)}
+				if tab.Ordered {
+					r.Action = network.Action(rapid.IntRange(0, 2).Draw(t, "action"))
+					r.Priority = rapid.IntRange(0, 1).Draw(t, "priority")
+					r.Group = rapid.IntRange(0, 1).Draw(t, "group")
+				}
+				if rapid.Bool().Draw(t, "doubt") {
+					r.Uncertain = "drawn"
+					doubts = append(doubts, r.Name)
+				}
+				tab.Rules = append(tab.Rules, r)
+			}
+			if rapid.Bool().Draw(t, "isolates") {
+				tab.Isolates = []network.Isolation{{Name: "iso", Subject: everything}}
+			}
+			l.Tables[network.Egress] = append(l.Tables[network.Egress], tab)
+		}
+		n.Layers = []network.Layer{l}
+		n.Paths = []network.Path{{Name: "direct", From: everyEnd, To: everyEnd, Steps: []network.Step{{Kind: network.Filter, Layer: 0, Direction: network.Egress}}}}
+		a := New(n)
+		for bits := range 1 << len(doubts) {
+			w := &world{n: n, addr: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")}, effective: map[string]bool{}}
+			for i, d := range doubts {
+				w.effective[d] = bits>>i&1 == 1
+			}
+			checkAgainst(t, a, w, len(doubts) == 0)
+		}
+	})
+}
+
 // TestReuseEqualsFresh changes one rule table and holds the analysis that
-// reuses the previous one against one made from nothing.
+// reuses the previous one against one made from nothing, and what it says has
+// changed against the two compared pair by pair.
 func TestReuseEqualsFresh(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		z := NewAnalyzer()
 		n := genNetwork(t, true)
+		var before *Analysis
 		for range 3 {
 			reused, fresh := z.Analyze(n), New(n)
+			if before != nil && reused.SameClasses(before) {
+				checkChanged(t, before, reused)
+			}
+			before = reused
 			for src := range fresh.Classes() {
 				for dst := range fresh.Classes() {
 					x, y := reused.Between(ClassID(src), ClassID(dst)), fresh.Between(ClassID(src), ClassID(dst))
@@ -606,6 +665,22 @@ func TestReuseEqualsFresh(t *testing.T) {
 			n = &next
 		}
 	})
+}
+
+func checkChanged(t *rapid.T, before, after *Analysis) {
+	changed := map[[2]ClassID]bool{}
+	for pair := range after.Changed(before) {
+		changed[pair] = true
+	}
+	for src := range after.Classes() {
+		for dst := range after.Classes() {
+			pair := [2]ClassID{ClassID(src), ClassID(dst)}
+			x, y := before.Between(pair[0], pair[1]), after.Between(pair[0], pair[1])
+			if same := x.Allow.Equal(y.Allow) && x.Unknown.Equal(y.Unknown); same == changed[pair] {
+				t.Fatalf("%d→%d: %v before, %v after, changed: %v", src, dst, x, y, changed[pair])
+			}
+		}
+	}
 }
 
 func FuzzClassesEqualNaiveEvaluation(f *testing.F) {
