@@ -2,10 +2,14 @@ package bulkhead_test
 
 import (
 	"encoding/json"
+	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -28,12 +32,12 @@ var lattice = []struct {
 	{"core/verify", []string{"core"}, nil},
 
 	{"internal/yamldoc", []string{"core/source"}, []string{"go.yaml.in/yaml/v4"}},
-	{"internal/yamltext", []string{"core"}, []string{"go.yaml.in/yaml/v4"}},
+	{"internal/yamltext", nil, nil},
 	{"internal/atomicfile", nil, nil},
 	{"internal/benchestate", nil, nil},
 
 	{"recognise", nil, []string{"go.yaml.in/yaml/v4"}},
-	{"policyfile", []string{"core", "internal"}, []string{"go.yaml.in/yaml/v4"}},
+	{"policyfile", []string{"core/source", "core/netset", "core/policy", "internal"}, []string{"go.yaml.in/yaml/v4"}},
 	{"target/kube", []string{"core", "internal"}, nil},
 	{"target/kubernetes", []string{"core", "internal", "target", "target/kube"}, []string{"go4.org/netipx"}},
 	{"target/example", []string{"core", "internal", "target"}, nil},
@@ -43,7 +47,7 @@ var lattice = []struct {
 	{"render", []string{"core", "render"}, nil},
 
 	{"app", []string{"core", "internal", "recognise", "policyfile", "target", "draft", "render"}, nil},
-	{"cli", []string{"core", "internal", "app", "render", "policyfile", "target"}, []string{"golang.org/x/term"}},
+	{"cli", []string{"core", "app", "render", "target"}, []string{"golang.org/x/term"}},
 	{"cmd", []string{"cli"}, nil},
 }
 
@@ -84,6 +88,106 @@ func packages(t *testing.T) []pkg {
 }
 
 const module = "bulkhead"
+
+// TestTheCoreKnowsNoTime: imports alone do not show who reads a clock or
+// starts a goroutine.
+func TestTheCoreKnowsNoTime(t *testing.T) {
+	clock := map[string]bool{"Now": true, "Since": true, "Until": true, "Sleep": true, "After": true, "AfterFunc": true, "Tick": true, "NewTimer": true, "NewTicker": true}
+	for _, p := range packages(t) {
+		if !slices.ContainsFunc(pure, func(f string) bool { return within(p.ImportPath, module+"/"+f) }) {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, f), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.GoStmt:
+					t.Errorf("%s: the core starts no goroutine", fset.Position(n.Pos()))
+				case *ast.SelectorExpr:
+					if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && clock[n.Sel.Name] {
+						t.Errorf("%s: the core reads no clock: take the time as an argument", fset.Position(n.Pos()))
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestThePageListsTheRooms holds the table of docs/architecture.md, the
+// lattice and the folders together.
+func TestThePageListsTheRooms(t *testing.T) {
+	page, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rooms, _ := strings.Cut(string(page), "\n## The rooms\n")
+	rooms, _, _ = strings.Cut(rooms, "\n## ")
+	listed := map[string]bool{"oracle": true} // a module of its own
+	for _, l := range lattice {
+		listed[l.folder] = true
+		if _, err := os.Stat(l.folder); err != nil {
+			t.Errorf("the lattice has a room that is not there: %v", err)
+		}
+	}
+	rows := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^|]*)` \\|").FindAllStringSubmatch(rooms, -1) {
+		rows[m[1]] = true
+		if !listed[m[1]] {
+			t.Errorf("docs/architecture.md has a row for %s, which the lattice does not know", m[1])
+		}
+	}
+	for folder := range listed {
+		if !rows[folder] {
+			t.Errorf("docs/architecture.md has no row for %s", folder)
+		}
+	}
+}
+
+// TestEveryDependencyHasAReason holds docs/dependencies.md to both go.mod.
+func TestEveryDependencyHasAReason(t *testing.T) {
+	text, err := os.ReadFile("docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, _, _ := strings.Cut(string(text), "Decided against")
+	known := map[string]bool{}
+	for _, mod := range []string{"go.mod", "oracle/go.mod"} {
+		out, err := exec.Command("go", "mod", "edit", "-json", mod).Output()
+		if err != nil {
+			t.Fatalf("go mod edit: %v", err)
+		}
+		var m struct {
+			Require []struct {
+				Path     string
+				Indirect bool
+			}
+			Tool []struct{ Path string }
+		}
+		if err := json.Unmarshal(out, &m); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range m.Require {
+			tool := slices.ContainsFunc(m.Tool, func(tool struct{ Path string }) bool { return within(tool.Path, r.Path) })
+			if r.Indirect && !tool || r.Path == module {
+				continue
+			}
+			known[r.Path] = true
+			if !strings.Contains(page, "`"+r.Path+"`") {
+				t.Errorf("%s requires %s, which docs/dependencies.md does not name", mod, r.Path)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile("`([a-z0-9.]+\\.[a-z]+/[^` ]+)`").FindAllStringSubmatch(page, -1) {
+		if !known[m[1]] {
+			t.Errorf("docs/dependencies.md names %s, which nothing requires", m[1])
+		}
+	}
+}
 
 func within(path, folder string) bool {
 	return path == folder || strings.HasPrefix(path, folder+"/")

@@ -126,7 +126,7 @@ func factsOf(e *network.Endpoint) recognise.Facts {
 		}
 	}
 	for _, p := range e.Ports {
-		f.Ports = append(f.Ports, recognise.Port{Number: int(p.Number), Name: p.Name, Protocol: p.Protocol.String()})
+		f.Ports = append(f.Ports, int(p.Number))
 	}
 	return f
 }

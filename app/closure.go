@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"bulkhead/core/netset"
 	"bulkhead/core/network"
 	"bulkhead/core/policy"
 	"bulkhead/core/reach"
@@ -61,7 +60,7 @@ func (e *Env) closure(verb string, q ClosureQuestion) (*Estate, *render.Closure,
 	return s.estate, out, nil
 }
 
-// closer walks an estate breadth first from the classes of a subject.
+// closer names what a walk over an estate reaches.
 type closer struct {
 	*edges
 	q       ClosureQuestion
@@ -88,63 +87,28 @@ func (c *closer) run() {
 			own[int32(i)] = true
 		}
 	}
-	seen := map[reach.ClassID]bool{}
-	front := c.subject.classes
-	for hops := 1; len(front) > 0; hops++ {
-		var next []reach.ClassID
-		for _, at := range front {
-			c.neighbours(at, hops == 1, func(to reach.ClassID, d reach.Decision) {
-				c.visit(at, to, hops, d, own)
-				if (!d.Allow.IsEmpty() || c.q.Unknown) && !seen[to] && len(c.workloads(to)) > 0 {
-					seen[to] = true
-					next = append(next, to)
-				}
-			})
-		}
-		front = next
+	walk := reach.Spread{Forward: c.forward, First: c.q.Ask.traffic(), Unknown: c.q.Unknown}
+	for h := range c.a.Spread(c.subject.classes, walk) {
+		c.visit(h, own)
 	}
 	c.finish(own)
 }
 
-// neighbours yields the classes one connection away. The traffic that is asked
-// about is that of the connection at the subject.
-func (c *closer) neighbours(at reach.ClassID, first bool, yield func(reach.ClassID, reach.Decision)) {
-	limit := netset.All()
-	if first {
-		limit = c.q.Ask.traffic()
-	}
-	cut := func(to reach.ClassID, d reach.Decision) {
-		d = reach.Decision{Allow: d.Allow.Intersect(limit), Unknown: d.Unknown.Intersect(limit)}
-		if !d.IsDenied() {
-			yield(to, d)
-		}
-	}
-	if c.forward {
-		for to, d := range c.a.From(at) {
-			cut(to, d)
-		}
-		return
-	}
-	for from := range reach.ClassID(c.a.EndpointClasses()) {
-		cut(from, c.a.Between(from, at))
-	}
-}
-
-func (c *closer) visit(at, to reach.ClassID, hops int, d reach.Decision, own map[int32]bool) {
-	for _, w := range c.workloads(to) {
+func (c *closer) visit(h reach.Hop, own map[int32]bool) {
+	for _, w := range c.workloads(h.To) {
 		if own[w] {
 			continue
 		}
-		if d.Allow.IsEmpty() && !c.q.Unknown {
+		if h.Allow.IsEmpty() && !c.q.Unknown {
 			c.unsure[w] = true
 			continue
 		}
 		s := c.reached[w]
 		switch {
 		case s == nil:
-			c.reached[w] = &arrival{hops, c.over(at, w, hops, own), d}
-		case s.hops == hops && hops == 1:
-			s.d = s.d.Or(d) // another part of the two
+			c.reached[w] = &arrival{h.Far, c.over(h.At, w, h.Far, own), h.Decision}
+		case s.hops == h.Far && h.Far == 1:
+			s.d = s.d.Or(h.Decision) // another part of the two
 		}
 	}
 }

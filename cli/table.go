@@ -203,7 +203,7 @@ func diffVerb() *verb {
 The findings that the change brings and takes away are listed too.`,
 		examples: []example{
 			{"bulkhead diff old/bulkhead.yaml bulkhead.yaml", "two versions of a policy"},
-			{"git worktree add /tmp/base origin/main && bulkhead diff /tmp/base/k8s k8s", "what a branch changes"},
+			{"git worktree add ../base origin/main && bulkhead diff ../base/k8s k8s", "what a branch changes"},
 			{"bulkhead diff base/k8s k8s --format markdown > comment.md", "as a comment for a pull request"},
 			{"bulkhead diff base/k8s k8s --format sarif > diff.sarif", "what the change opens, for code scanning"},
 		},

@@ -113,7 +113,7 @@ func (c *clause) check(s *subject, into *candidate) (score int, ok bool) {
 		add(w, "name "+s.facts.Name)
 	}
 	for _, n := range c.ports {
-		if !slices.ContainsFunc(s.facts.Ports, func(p Port) bool { return p.Number == n }) {
+		if !slices.Contains(s.facts.Ports, n) {
 			return 0, false
 		}
 		add(weightPort, "port "+strconv.Itoa(n))

@@ -106,7 +106,7 @@ func TestParseKeepsToItsLimits(t *testing.T) {
 func TestParseAcceptsAnEmptyTable(t *testing.T) {
 	for _, text := range []string{"", "# only a comment\n", "---\n", "{}"} {
 		table, err := Parse("empty.yaml", []byte(text))
-		if err != nil || len(table.Signatures()) != 0 {
+		if err != nil || len(table.signatures) != 0 {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestSignatureKnowsWhereItWasWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := table.Lookup("a").At; got != "mine.yaml:2:5" {
+	if got := lookup(table, "a").At; got != "mine.yaml:2:5" {
 		t.Errorf("At is %s", got)
 	}
 }
@@ -188,7 +188,7 @@ func FuzzParse(f *testing.F) {
 		}
 		// Whatever was accepted must hold for facts made from it, unless a
 		// veto says otherwise, and must never panic.
-		for _, s := range table.Signatures() {
+		for _, s := range table.signatures {
 			for _, c := range s.Match {
 				got := table.Recognise(factsOf(c, 0))
 				if len(got) == 0 && len(s.Unless) == 0 && !strings.Contains(text, "sidecars") && plainClause(c) {

@@ -42,16 +42,9 @@ type Facts struct {
 	// one container's command line.
 	Commands []string
 	// Ports are the ports that the workload listens on.
-	Ports []Port
+	Ports []int
 	// Labels are those of the workload and of its pods.
 	Labels map[string]string
-}
-
-// Port is one port that a workload listens on.
-type Port struct {
-	Number   int
-	Name     string
-	Protocol string
 }
 
 // Match is one answer.
@@ -201,7 +194,7 @@ func (c *candidate) support(s *subject) {
 		if n == maxSupport {
 			return
 		}
-		if slices.ContainsFunc(s.facts.Ports, func(p Port) bool { return p.Number == known.Port }) {
+		if slices.Contains(s.facts.Ports, known.Port) {
 			c.items = append(c.items, item{0, "port " + strconv.Itoa(known.Port)})
 			c.score += bonusSupport
 			n++

@@ -128,27 +128,6 @@ var builtin = sync.OnceValue(func() *Table {
 // Builtin returns the table that comes with bulkhead.
 func Builtin() *Table { return builtin() }
 
-// Signatures returns the signatures in the order in which they were written.
-func (t *Table) Signatures() []*Signature {
-	if t == nil {
-		return nil
-	}
-	return slices.Clone(t.signatures)
-}
-
-// Lookup returns the signature with the id, or nil.
-func (t *Table) Lookup(id string) *Signature {
-	if t == nil {
-		return nil
-	}
-	for _, s := range t.signatures {
-		if s.ID == id {
-			return s
-		}
-	}
-	return nil
-}
-
 // Extend returns a table with the signatures and sidecars of both. A signature
 // of more replaces the one of t with the same id. Neither table changes.
 func (t *Table) Extend(more *Table) *Table {

@@ -61,7 +61,7 @@ type Witness struct {
 
 // Hop is one step of a witness, with the rules that decided there.
 type Hop struct {
-	// At names the step: `egress of shop/Deployment/web`, `NetworkPolicy`.
+	// At names the step: `egress of shop/web (firewall)`, or the path: `from outside`.
 	At      string
 	Verdict Verdict
 	// Why says in one sentence what decided.
@@ -118,13 +118,4 @@ func Sort(fs []Finding) {
 			strings.Compare(a.Key, b.Key),
 		)
 	})
-}
-
-// Worst returns the highest severity in fs, Info for none.
-func Worst(fs []Finding) Severity {
-	worst := Info
-	for _, f := range fs {
-		worst = max(worst, f.Severity)
-	}
-	return worst
 }

@@ -94,9 +94,6 @@ func Port(p Protocol, port uint16) Traffic { return Ports(p, port, port) }
 // Whole returns everything of one protocol.
 func Whole(p Protocol) Traffic { return Ports(p, 0, 65535) }
 
-// Transport returns everything of TCP, UDP and SCTP.
-func Transport() Traffic { return Traffic{segs: all.segs[:3]} }
-
 // ICMPTypes returns ICMP or ICMPv6 messages of the types lo to hi with any code.
 func ICMPTypes(p Protocol, lo, hi uint8) Traffic {
 	return Ports(p, uint16(lo)<<8, uint16(hi)<<8|0xff)

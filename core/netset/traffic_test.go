@@ -143,7 +143,7 @@ func TestTrafficString(t *testing.T) {
 		{All(), "all"},
 		{Port(TCP, 5432).Union(Ports(TCP, 6000, 6010)).Union(Port(UDP, 53)), "TCP 5432,6000-6010; UDP 53"},
 		{Whole(TCP), "TCP 1-65535"},
-		{Transport(), "TCP 1-65535; UDP 1-65535; SCTP 1-65535"},
+		{Whole(TCP).Union(Whole(UDP)).Union(Whole(SCTP)), "TCP 1-65535; UDP 1-65535; SCTP 1-65535"},
 		{Ports(TCP, 0, 0), ""},
 		{Whole(ICMP), "ICMP"},
 		{ICMPTypes(ICMP, 8, 8), "ICMP 8"},

@@ -168,7 +168,7 @@ type Isolation struct {
 
 // Rule matches the traffic of its subject to or from a peer.
 type Rule struct {
-	// Name says what it is to a person: `NetworkPolicy shop/web, ingress rule 1`.
+	// Name says what it is to a person: `policy shop/web, ingress rule 1`.
 	Name     string
 	Subject  PredicateID
 	Peers    []PredicateID // any of them
@@ -306,7 +306,7 @@ const (
 // Front is an address and ports that are forwarded to endpoints: a service, a
 // load balancer, a host port, an HTTP route.
 type Front struct {
-	// Name says what it is to a person: `Service shop/web (LoadBalancer)`.
+	// Name says what it is to a person: `service shop/web (load balancer)`.
 	Name  string
 	Reach Reach
 	// Why says what Reach was concluded from.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"bulkhead/core/netset"
@@ -98,9 +99,6 @@ func (in *Intent) PermissionsTo(to Party) []*Permission {
 // Workload returns the workload of that name, or nil.
 func (in *Intent) Workload(name string) *Workload { return in.workloads[name] }
 
-// Zone returns the zone of that name, or nil.
-func (in *Intent) Zone(name string) *Zone { return in.zones[name] }
-
 // Destination returns the destination of that name, or nil.
 func (in *Intent) Destination(name string) *Destination { return in.destinations[name] }
 
@@ -186,12 +184,16 @@ func (r *resolver) testTargets(t *Test) []targetService {
 }
 
 // RunTests checks every policy test against the intent. A test of groups holds
-// only if it holds for each pair of their members.
+// only if it holds for each pair of their members, and not where it has none.
 func (in *Intent) RunTests() []TestFailure {
 	var out []TestFailure
 	for i := range in.Policy.Tests {
 		t := &in.Policy.Tests[i]
 		pairs := in.testPairs(t)
+		if len(pairs) == 0 {
+			out = append(out, TestFailure{Test: t, Pos: t.Pos,
+				Says: fmt.Sprintf("%s → %s: it tests nothing, since these are not two parties", t.From.Value, t.To.Value)})
+		}
 		for _, op := range t.Allow {
 			if says := firstFailure(pairs, op, mustAllow); says != "" {
 				out = append(out, TestFailure{Test: t, Pos: op.Pos, Says: says})
@@ -206,12 +208,13 @@ func (in *Intent) RunTests() []TestFailure {
 	return out
 }
 
-// testPair is one pair that a test speaks of: what is allowed, and the traffic
-// of the service in question, empty when nothing is served.
+// testPair is one pair that a test speaks of: what is allowed for all of it, for
+// any part of it (of the internet, or of the hosts of a destination), and the
+// traffic of the service in question, empty when nothing is served.
 type testPair struct {
-	from, to string
-	allowed  netset.Traffic
-	service  netset.Traffic
+	from, to      string
+	allowed, some netset.Traffic
+	service       netset.Traffic
 }
 
 func firstFailure(pairs []testPair, op Text, check func(testPair, Text) string) string {
@@ -235,7 +238,7 @@ func mustAllow(p testPair, op Text) string {
 }
 
 func mustDeny(p testPair, op Text) string {
-	got := p.allowed
+	got := p.some
 	if op.Value != "any" && op.Value != Connect {
 		got = got.Limit(requestsOf(op))
 	}
@@ -270,11 +273,13 @@ func (in *Intent) testPairs(t *Test) []testPair {
 	for _, f := range from {
 		switch w := in.workloads[t.To.Value]; {
 		case in.destinations[t.To.Value] != nil || validHost(t.To.Value):
-			out = append(out, testPair{f.Name, t.To.Value, in.Between(f, Party{OutsideParty, t.To.Value}), netset.Port(netset.TCP, 443)})
+			out = append(out, in.testOutside(r, f, t.To.Value))
 		case t.To.Value == Internet:
-			out = append(out, testPair{f.Name, Internet, in.outward(f), netset.Port(netset.TCP, 443)})
+			all := in.outward(f)
+			out = append(out, testPair{f.Name, Internet, all, all, netset.Port(netset.TCP, 443)})
 		case w != nil && len(w.Serves) == 0:
-			out = append(out, testPair{f.Name, t.To.Value, in.Between(f, Party{WorkloadParty, t.To.Value}), netset.Traffic{}})
+			all, some := in.inward(f, Party{WorkloadParty, t.To.Value})
+			out = append(out, testPair{f.Name, t.To.Value, all, some, netset.Traffic{}})
 		default:
 			for _, s := range r.testTargets(t) {
 				to := Party{WorkloadParty, s.workload.Name.Value}
@@ -282,11 +287,102 @@ func (in *Intent) testPairs(t *Test) []testPair {
 					continue
 				}
 				service := s.service.Traffic()
-				out = append(out, testPair{f.Name, to.Name + "/" + s.service.Name.Value, in.Between(f, to).Intersect(service), service})
+				all, some := in.inward(f, to)
+				out = append(out, testPair{f.Name, to.Name + "/" + s.service.Name.Value, all.Intersect(service), some.Intersect(service), service})
 			}
 		}
 	}
 	return out
+}
+
+// inward returns what from may send to a workload. Of the internet, all is what
+// every public address may send and some what any of them may.
+func (in *Intent) inward(from, to Party) (all, some netset.Traffic) {
+	all = in.Between(from, to)
+	some = all
+	if from != (Party{OutsideParty, Internet}) {
+		return all, some
+	}
+	for _, i := range in.byTo[to] {
+		if p := &in.Permissions[i]; p.FromInternet() {
+			some = some.Union(p.Traffic)
+			if netset.PublicAddrs().SubsetOf(p.Addrs) {
+				all = all.Union(p.Traffic)
+			}
+		}
+	}
+	return all, some
+}
+
+// FromInternet reports whether p lets in some public address.
+func (p *Permission) FromInternet() bool {
+	return len(p.From.Members) > 0 && p.From.Members[0].Kind == OutsideParty && p.Addrs.Overlaps(netset.PublicAddrs())
+}
+
+// testOutside is the pair of a test of a destination, a host or an address. What
+// is permitted under another name counts: the same hosts, a pattern that covers
+// them, or addresses that hold them.
+func (in *Intent) testOutside(r *resolver, from Party, to string) testPair {
+	out := testPair{from: from.Name, to: to, service: netset.Port(netset.TCP, 443)}
+	var names []string
+	var addrs netset.Addrs
+	if d := in.destinations[to]; d != nil {
+		for _, h := range d.Hosts {
+			names = append(names, h.Value)
+		}
+		out.service = r.ports(d.Ports)
+	} else if looksLikeAddr(to) {
+		addrs, _ = netset.ParseCIDR(to)
+	} else {
+		names = []string{to}
+	}
+	public := netset.PublicAddrs().Intersect(netset.AnyV4())
+	for i := range in.Permissions {
+		p := &in.Permissions[i]
+		if p.To.Kind != OutsideParty || !p.From.Has(from) {
+			continue
+		}
+		covered, touched := len(names) > 0, !addrs.IsEmpty() && p.Addrs.Overlaps(addrs) || len(names) > 0 && public.SubsetOf(p.Addrs)
+		for _, n := range names {
+			covers, meets := anyHost(p.Names, n)
+			covered, touched = covered && covers, touched || meets
+		}
+		if !addrs.IsEmpty() && addrs.SubsetOf(p.Addrs) || p.To.Name == to {
+			covered = true
+		}
+		if covered {
+			out.allowed = out.allowed.Union(p.Traffic)
+		}
+		if covered || touched {
+			out.some = out.some.Union(p.Traffic)
+		}
+	}
+	return out
+}
+
+// anyHost says whether one of some host patterns covers all that a pattern means,
+// and whether one meets any of it.
+func anyHost(patterns []string, host string) (covers, meets bool) {
+	host = strings.ToLower(host)
+	for _, p := range patterns {
+		p = strings.ToLower(p)
+		covers = covers || p == host || below(host, p)
+		meets = meets || p == host || below(host, p) || below(p, host) || regional(host, p)
+	}
+	return covers, meets
+}
+
+// below reports whether pattern is `*.x` and every name of host is below x.
+func below(host, pattern string) bool {
+	suffix, wild := strings.CutPrefix(pattern, "*")
+	host = strings.TrimPrefix(host, "*")
+	return wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix)
+}
+
+// regional reports whether name is host in one of the regions it differs by.
+func regional(host, name string) bool {
+	before, after, ok := strings.Cut(host, "{region}")
+	return ok && len(name) > len(before)+len(after) && strings.HasPrefix(name, before) && strings.HasSuffix(name, after)
 }
 
 // outward returns everything that from may send to any outside party.

@@ -214,6 +214,67 @@ func TestPolicyTests(t *testing.T) {
 	}
 }
 
+// TestDenyTestsSeeOtherNames: what a test denies must be denied by whatever name
+// it is permitted.
+func TestDenyTestsSeeOtherNames(t *testing.T) {
+	for name, c := range map[string]struct{ permits, test string }{
+		"same hosts":       {"egress: [{from: web, to: a, because: x, owner: y}]", "{from: web, to: b, deny: any}"},
+		"host of it":       {"egress: [{from: web, to: a, because: x, owner: y}]", "{from: web, to: api.example.com, deny: any}"},
+		"inline host":      {"egress: [{from: web, to: api.example.com, because: x, owner: y}]", "{from: web, to: b, deny: any}"},
+		"pattern":          {`egress: [{from: web, to: "*.example.com", because: x, owner: y}]`, "{from: web, to: b, deny: any}"},
+		"every address":    {"egress: [{from: web, to: 0.0.0.0/0, because: x, owner: y}]", "{from: web, to: b, deny: any}"},
+		"network":          {"egress: [{from: web, to: 10.0.0.0/8, because: x, owner: y}]", "{from: web, to: 10.1.2.3, deny: any}"},
+		"public network":   {"exposures: [{to: web/http, from: 0.0.0.0/0, because: x, owner: y}]", "{from: internet, to: web, deny: any}"},
+		"part of internet": {"exposures: [{to: web/http, from: 203.0.114.0/24, because: x, owner: y}]", "{from: internet, to: web/http, deny: any}"},
+		"only itself":      {"", "{from: web, to: web/http, allow: any}"},
+		"empty zone":       {"", "{from: zone/empty, to: web/http, allow: any}"},
+		"part for whole":   {"exposures: [{to: web/http, from: 203.0.114.0/24, because: x, owner: y}]", "{from: internet, to: web/http, allow: any}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, ds := resolve(t, "p.yaml", []byte(`version: 1
+platform: p
+zones: {z: {role: custom}, empty: {role: custom}}
+workloads: {web: {zone: z, serves: {http: http/80}}}
+destinations: {a: {hosts: [api.example.com]}, b: {hosts: [api.example.com]}}
+`+c.permits+"\ntests: ["+c.test+"]\n"))
+			if ds.HasErrors() {
+				t.Fatal(ds)
+			}
+			if got := in.RunTests(); len(got) != 1 {
+				t.Errorf("%d failures, want 1: %v", len(got), got)
+			}
+		})
+	}
+}
+
+// TestDenyTestsOfOthersHold: a permission for other names fails no test.
+func TestDenyTestsOfOthersHold(t *testing.T) {
+	in, ds := resolve(t, "p.yaml", []byte(`version: 1
+platform: p
+zones: {z: {role: custom}}
+workloads: {web: {zone: z, serves: {http: http/80}}}
+destinations: {a: {hosts: [api.example.com]}, b: {hosts: [api.example.org]}, c: {hosts: [api.example.com], ports: [8443]}}
+egress:
+  - {from: web, to: [a, "*.example.net", 10.0.0.0/8], because: x, owner: y}
+  - {from: web, to: c, because: x, owner: y}
+exposures: [{to: web/http, from: 10.0.0.0/8, because: x, owner: y}]
+tests:
+  - {from: web, to: b, deny: any}
+  - {from: web, to: example.net, deny: any}
+  - {from: web, to: x.example.net, allow: any}
+  - {from: web, to: 192.168.0.1, deny: any}
+  - {from: web, to: 10.0.0.1, allow: any}
+  - {from: web, to: c, allow: any}
+  - {from: internet, to: web, deny: any}
+`))
+	if ds.HasErrors() {
+		t.Fatal(ds)
+	}
+	if got := in.RunTests(); len(got) != 0 {
+		t.Errorf("failures: %v", got)
+	}
+}
+
 func TestExpiring(t *testing.T) {
 	in, ds := resolve(t, "p.yaml", []byte(platform))
 	if n := len(in.Expiring(24 * time.Hour)); n != 3 { // one for each service in zone/data

@@ -13,5 +13,6 @@
 // The steps, in the order of the files: parties and their classes
 // (classes.go), what each class's rules let through to each other class
 // (rows.go, evaluate.go), composition along paths (compose.go), enumeration
-// (edges.go), questions with witnesses (explain.go), and closures (blast.go).
+// (edges.go), questions with witnesses (explain.go), walks over chains of
+// connections (spread.go), and how flat an estate is (flatness.go).
 package reach

@@ -1,6 +1,7 @@
 package reach
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -23,7 +24,7 @@ type Question struct {
 // Explain answers a question with the path that decided: the first path that
 // lets the traffic through, otherwise the one that came furthest.
 func (a *Analysis) Explain(q Question) finding.Witness {
-	q.FromName, q.ToName = or(q.FromName, a.ClassName(q.From)), or(q.ToName, a.ClassName(q.To))
+	q.FromName, q.ToName = cmp.Or(q.FromName, a.ClassName(q.From)), cmp.Or(q.ToName, a.ClassName(q.To))
 	w := finding.Witness{From: q.FromName, To: q.ToName, Traffic: q.Traffic.String()}
 	paths := a.pathsBetween(a.part.classes[q.From].end, a.part.classes[q.To].end)
 	for i, p := range paths {
@@ -44,13 +45,6 @@ func (a *Analysis) Explain(q Question) finding.Witness {
 		}
 	}
 	return w
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // ClassName names a class by its first member.
@@ -144,7 +138,7 @@ func (a *Analysis) hop(s *network.Step, q Question, traffic netset.Traffic) find
 		return h
 	}
 	h.Verdict = verdictOn(a.cache.decisions.get(side.rows[subject].at(peer)), traffic)
-	t := a.trace(sub, side, subject, peer, q.To, traffic)
+	t := a.trace(sub, subject, peer, q.To, traffic)
 	h.Rules = t.rules
 	switch {
 	case h.Verdict == finding.Allowed && len(t.rules) == 0:
@@ -202,7 +196,7 @@ type tracing struct {
 }
 
 // trace finds the rules that decide traffic between subject and peer.
-func (a *Analysis) trace(sub *subject, side *side, subject, peer, dst ClassID, traffic netset.Traffic) tracing {
+func (a *Analysis) trace(sub *subject, subject, peer, dst ClassID, traffic netset.Traffic) tracing {
 	var out tracing
 	var endpoint *network.Endpoint
 	if !a.part.classes[dst].Outside() {
@@ -220,7 +214,7 @@ func (a *Analysis) trace(sub *subject, side *side, subject, peer, dst ClassID, t
 			}
 			cite := finding.Rule{Name: h.rule.Name, Pos: h.rule.Pos}
 			if m == network.Maybe || m == network.Some && h.rule.Action != network.Allow {
-				out.doubt = cite.Name + " may apply: " + or(h.rule.Uncertain, "whether it means this party is not in the input")
+				out.doubt = cite.Name + " may apply: " + cmp.Or(h.rule.Uncertain, "whether it means this party is not in the input")
 			}
 			if h.rule.Action == network.Pass {
 				if m == network.Yes {
@@ -260,7 +254,7 @@ func (t *tracing) near(r *network.Rule, m network.Match, overlaps bool) {
 	}
 	switch {
 	case m != network.No:
-		t.nearest = fmt.Sprintf("%s (%s), which allows this peer only %s", r.Name, r.Pos.Short(), or(r.Traffic.String(), "named ports"))
+		t.nearest = fmt.Sprintf("%s (%s), which allows this peer only %s", r.Name, r.Pos.Short(), cmp.Or(r.Traffic.String(), "named ports"))
 	case overlaps && t.nearest == "":
 		t.nearest = fmt.Sprintf("%s (%s), which allows this port to other peers", r.Name, r.Pos.Short())
 	}

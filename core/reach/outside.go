@@ -225,7 +225,7 @@ func (a *Analysis) hostRemote(host, dst ClassID) Decision {
 }
 
 // Find returns the endpoints that text names: the exact workload name, with or
-// without a part, or its unambiguous ending such as `web`, `Deployment/web`.
+// without a part, or its unambiguous ending such as `web`, `shop/web`.
 func (a *Analysis) Find(text string) []int {
 	var exact, ending []int
 	for i := range a.Net.Endpoints {

@@ -19,8 +19,10 @@ type Change struct {
 	// Added was not allowed and is, Removed was and is not, for certain on
 	// both sides; Unsure is what may have appeared or vanished.
 	Added, Removed, Unsure netset.Traffic
-	// New and Gone say that a party exists only after or only before.
-	New, Gone bool
+}
+
+func (c *Change) isEmpty() bool {
+	return c.Added.IsEmpty() && c.Removed.IsEmpty() && c.Unsure.IsEmpty()
 }
 
 // Delta is the difference between two estates or two intents.
@@ -63,7 +65,7 @@ func Diff(before, after *reach.Analysis) Delta {
 	for _, from := range groups {
 		for _, to := range groups {
 			c := compare(pairDecision(before, from[0].before, to[0].before), pairDecision(after, from[0].after, to[0].after))
-			if c.Added.IsEmpty() && c.Removed.IsEmpty() && c.Unsure.IsEmpty() {
+			if c.isEmpty() {
 				continue
 			}
 			for _, f := range from {
@@ -72,8 +74,6 @@ func Diff(before, after *reach.Analysis) Delta {
 						continue
 					}
 					c.From, c.To = f.name, t.name
-					c.New = len(f.before) == 0 || len(t.before) == 0
-					c.Gone = len(f.after) == 0 || len(t.after) == 0
 					d.Edges = append(d.Edges, c)
 				}
 			}
@@ -151,22 +151,34 @@ func compare(before, after reach.Decision) Change {
 	return c
 }
 
-// outside compares exposures by front and egress by destination.
+// outside compares what outside may reach, by front and by what the layers let
+// in, and egress by destination.
 func (d *Delta) outside(before, after *reach.Analysis, groups [][]sides) {
 	for _, g := range groups {
 		one := &g[0]
-		for _, c := range egressChanges(before, after, one) {
-			for _, s := range g {
-				c.From, c.New, c.Gone = s.name, len(s.before) == 0, len(s.after) == 0
-				d.Egress = append(d.Egress, c)
+		egress := changesOf(edgeParts(one.before, before.ToOutside), edgeParts(one.after, after.ToOutside))
+		exposed := changesOf(edgeParts(one.before, before.OutsideTo), edgeParts(one.after, after.OutsideTo))
+		for _, s := range g {
+			for _, c := range egress {
+				c.From, c.To = s.name, c.where()
+				d.Egress = append(d.Egress, c.Change)
+			}
+			for _, c := range exposed {
+				c.From, c.To = c.where(), s.name
+				d.Exposures = append(d.Exposures, c.Change)
 			}
 		}
 	}
-	pub := func(a *reach.Analysis) map[[2]string]reach.Decision {
-		out := map[[2]string]reach.Decision{}
+	d.fronts(before, after)
+}
+
+// fronts compares what fronts publish, and to whom.
+func (d *Delta) fronts(before, after *reach.Analysis) {
+	pub := func(a *reach.Analysis) map[[2]string][]outsidePart {
+		out := map[[2]string][]outsidePart{}
 		for _, p := range a.Published() {
 			key := [2]string{fmt.Sprintf("%s (%s)", p.Front.Name, p.Front.Reach), a.Net.Endpoints[p.Endpoint].Workload}
-			out[key] = out[key].Or(p.Decision)
+			out[key] = append(out[key], outsidePart{addrs: clientsOf(p), d: p.Decision})
 		}
 		return out
 	}
@@ -179,40 +191,58 @@ func (d *Delta) outside(before, after *reach.Analysis, groups [][]sides) {
 		keys[k] = true
 	}
 	for k := range keys {
-		c := compare(x[k], y[k])
-		if c.Added.IsEmpty() && c.Removed.IsEmpty() && c.Unsure.IsEmpty() {
-			continue
-		}
 		_, was := x[k]
 		_, is := y[k]
-		c.From, c.To, c.New, c.Gone = k[0], k[1], !was, !is
-		d.Exposures = append(d.Exposures, c)
+		for _, c := range changesOf(x[k], y[k]) {
+			c.From, c.To = k[0], k[1]
+			if was && is && !c.addrs.Equal(netset.AnyAddr()) {
+				c.From += " from " + c.where()
+			}
+			d.Exposures = append(d.Exposures, c.Change)
+		}
 	}
 }
 
-// egressChanges compares what a workload may send outside: the parts of the
-// address space that either side tells apart, and names.
-func egressChanges(before, after *reach.Analysis, s *sides) []Change {
-	type part struct {
-		addrs netset.Addrs
-		name  string
-		d     reach.Decision
-	}
-	of := func(a *reach.Analysis, classes []reach.ClassID) []part {
-		var out []part
-		for _, c := range classes {
-			for _, e := range a.ToOutside(c) {
-				out = append(out, part{e.Addrs, e.Name, e.Decision})
-			}
+// outsidePart is what passes to or from a part of the outside: some addresses
+// or a name.
+type outsidePart struct {
+	addrs netset.Addrs
+	name  string
+	d     reach.Decision
+}
+
+func edgeParts(classes []reach.ClassID, edges func(reach.ClassID) []reach.OutsideEdge) []outsidePart {
+	var out []outsidePart
+	for _, c := range classes {
+		for _, e := range edges(c) {
+			out = append(out, outsidePart{e.Addrs, e.Name, e.Decision})
 		}
-		return out
 	}
-	x, y := of(before, s.before), of(after, s.after)
-	var sets []netset.Addrs
-	for _, p := range append(slices.Clone(x), y...) {
+	return out
+}
+
+// placeChange is a change at a part of the outside.
+type placeChange struct {
+	Change
+	addrs netset.Addrs
+	name  string
+}
+
+func (c *placeChange) where() string {
+	if c.name != "" {
+		return c.name
+	}
+	return c.addrs.String()
+}
+
+// changesOf compares the parts of the address space that either side tells
+// apart, and names.
+func changesOf(x, y []outsidePart) []placeChange {
+	sets := make([]netset.Addrs, 0, len(x)+len(y))
+	for _, p := range slices.Concat(x, y) {
 		sets = append(sets, p.addrs)
 	}
-	at := func(parts []part, addrs netset.Addrs, name string) reach.Decision {
+	at := func(parts []outsidePart, addrs netset.Addrs, name string) reach.Decision {
 		var d reach.Decision
 		for _, p := range parts {
 			if name != "" && p.name == name || name == "" && p.addrs.Overlaps(addrs) {
@@ -223,7 +253,7 @@ func egressChanges(before, after *reach.Analysis, s *sides) []Change {
 	}
 	byChange := map[string]*Change{}
 	where := map[string][]netset.Addrs{}
-	var out []Change
+	var out []placeChange
 	atoms, _ := netset.Atoms(sets)
 	for _, atom := range atoms {
 		c := compare(at(x, atom, ""), at(y, atom, ""))
@@ -235,21 +265,19 @@ func egressChanges(before, after *reach.Analysis, s *sides) []Change {
 		where[key] = append(where[key], atom)
 	}
 	for key, c := range byChange {
-		c.To = netset.UnionAddrs(where[key]).String()
-		out = append(out, *c)
+		out = append(out, placeChange{Change: *c, addrs: netset.UnionAddrs(where[key])})
 	}
 	names := map[string]bool{}
-	for _, p := range append(x, y...) {
+	for _, p := range slices.Concat(x, y) {
 		if p.name != "" && !names[p.name] {
 			names[p.name] = true
 			c := compare(at(x, netset.Addrs{}, p.name), at(y, netset.Addrs{}, p.name))
-			if !c.Added.IsEmpty() || !c.Removed.IsEmpty() || !c.Unsure.IsEmpty() {
-				c.To = p.name
-				out = append(out, c)
+			if !c.isEmpty() {
+				out = append(out, placeChange{Change: c, name: p.name})
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.To, b.To) })
+	slices.SortFunc(out, func(a, b placeChange) int { return strings.Compare(a.where(), b.where()) })
 	return out
 }
 
@@ -271,6 +299,35 @@ func (d *Delta) WithFindings(before, after []finding.Finding) {
 			d.Resolved = append(d.Resolved, f)
 		}
 	}
+}
+
+// placesChanged returns what appears and vanishes where a party outside that has
+// kept its name stands for other hosts or addresses than before.
+func placesChanged(before, after *policy.Intent, from, to policy.Party) []Change {
+	places := func(in *policy.Intent) map[string]netset.Traffic {
+		out := map[string]netset.Traffic{}
+		for _, p := range in.PermissionsTo(to) {
+			if p.From.Has(from) {
+				for _, at := range slices.Concat(p.Names, p.Addrs.CIDRs()) {
+					out[at] = out[at].Union(p.Traffic)
+				}
+			}
+		}
+		return out
+	}
+	x, y := places(before), places(after)
+	var out []Change
+	for at, t := range y {
+		if _, was := x[at]; !was {
+			out = append(out, Change{From: from.Name, To: to.Name + " (" + at + ")", Added: t})
+		}
+	}
+	for at, t := range x {
+		if _, is := y[at]; !is {
+			out = append(out, Change{From: from.Name, To: to.Name + " (" + at + ")", Removed: t})
+		}
+	}
+	return out
 }
 
 // DiffIntents compares what two policies allow, with the invariants that the
@@ -298,10 +355,13 @@ func DiffIntents(before, after *policy.Intent) Delta {
 	}
 	for pair := range pairs {
 		x, y := before.Between(pair[0], pair[1]), after.Between(pair[0], pair[1])
+		if pair[1].Kind == policy.OutsideParty && !x.IsEmpty() && !y.IsEmpty() {
+			d.Egress = append(d.Egress, placesChanged(before, after, pair[0], pair[1])...)
+		}
 		if x.Equal(y) {
 			continue
 		}
-		c := Change{From: pair[0].Name, To: pair[1].Name, Added: y.Subtract(x), Removed: x.Subtract(y), New: x.IsEmpty(), Gone: y.IsEmpty()}
+		c := Change{From: pair[0].Name, To: pair[1].Name, Added: y.Subtract(x), Removed: x.Subtract(y)}
 		switch {
 		case pair[0].Kind != policy.WorkloadParty:
 			d.Exposures = append(d.Exposures, c)

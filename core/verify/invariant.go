@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"bulkhead/core/finding"
+	"bulkhead/core/netset"
 	"bulkhead/core/policy"
 )
 
@@ -192,9 +193,15 @@ func (c *checker) role(p policy.Party) policy.Role {
 	return ""
 }
 
+// goesOut reports whether a permission leads to the internet: as egress, or as
+// a private endpoint that is at a public address.
+func goesOut(p *policy.Permission) bool {
+	return p.Kind == policy.EgressKind || p.Kind == policy.EndpointKind && p.Addrs.Overlaps(netset.PublicAddrs())
+}
+
 func dataInternet(c *checker, p *policy.Permission, from policy.Party) string {
 	switch {
-	case p.Kind == policy.EgressKind && c.role(from) == policy.Data:
+	case goesOut(p) && c.role(from) == policy.Data:
 		return "a data workload reaches out to " + p.To.Name
 	case p.Kind == policy.ExposureKind && from.Kind == policy.OutsideParty && c.role(p.To) == policy.Data:
 		return "a data workload is exposed to " + from.Name
@@ -210,7 +217,7 @@ func trainingReadsData(c *checker, p *policy.Permission, from policy.Party) stri
 }
 
 func trainingEgress(c *checker, p *policy.Permission, from policy.Party) string {
-	if p.Kind == policy.EgressKind && c.role(from) == policy.Training && len(p.Names) == 0 {
+	if goesOut(p) && c.role(from) == policy.Training && len(p.Names) == 0 {
 		return "training reaches addresses (" + p.To.Name + ") instead of named destinations"
 	}
 	return ""
@@ -260,7 +267,7 @@ func loggingWriteOnly(c *checker, p *policy.Permission, from policy.Party) strin
 }
 
 func exposureDated(_ *checker, p *policy.Permission, from policy.Party) string {
-	if p.Kind != policy.ExposureKind || from.Name != policy.Internet {
+	if p.Kind != policy.ExposureKind || from.Kind != policy.OutsideParty || !p.FromInternet() {
 		return ""
 	}
 	switch {
@@ -338,11 +345,23 @@ func (c *checker) spread(start []policy.Party, yield func(*chain) bool) {
 	}
 }
 
+// internet returns the parties of the internet: itself, and every network of
+// public addresses that an exposure names.
+func (c *checker) internet() []policy.Party {
+	out := []policy.Party{{Kind: policy.OutsideParty, Name: policy.Internet}}
+	for i := range c.in.Permissions {
+		if p := &c.in.Permissions[i]; p.FromInternet() && !slices.Contains(out, p.From.Members[0]) {
+			out = append(out, p.From.Members[0])
+		}
+	}
+	return out
+}
+
 // chains reports the ways from the internet to something that changes data or
 // artefacts.
 func (c *checker) chains() {
 	reported := map[string]bool{}
-	c.spread([]policy.Party{{Kind: policy.OutsideParty, Name: policy.Internet}}, func(ch *chain) bool {
+	c.spread(c.internet(), func(ch *chain) bool {
 		role := c.role(ch.at)
 		if role != policy.Data && role != policy.Artefacts || !ch.by.CanWrite() || ch.from.by == nil && role == policy.Data {
 			return true
@@ -388,7 +407,7 @@ func (c *checker) declared() {
 
 func (c *checker) members(t policy.Text) []policy.Party {
 	if t.Value == policy.Internet {
-		return []policy.Party{{Kind: policy.OutsideParty, Name: policy.Internet}}
+		return c.internet()
 	}
 	var out []policy.Party
 	for i := range c.in.Policy.Workloads {
@@ -399,6 +418,16 @@ func (c *checker) members(t policy.Text) []policy.Party {
 		}
 	}
 	return out
+}
+
+// wayOut returns a permission of a party that leads outside, nil if it has none.
+func (c *checker) wayOut(from policy.Party) *policy.Permission {
+	for i := range c.in.Permissions {
+		if p := &c.in.Permissions[i]; p.To.Kind == policy.OutsideParty && p.From.Has(from) {
+			return p
+		}
+	}
+	return nil
 }
 
 func (c *checker) forbid(inv *policy.Invariant, from []policy.Party, to map[policy.Party]bool, outside bool) {
@@ -424,8 +453,15 @@ func (c *checker) forbid(inv *policy.Invariant, from []policy.Party, to map[poli
 					found[ch.at] = true
 					report(ch.by, source, ch.hops())
 				}
+				if p := c.wayOut(ch.at); outside && p != nil && ch.at != source && !found[p.To] {
+					found[p.To] = true
+					report(p, source, (&chain{at: p.To, from: ch, by: p}).hops())
+				}
 				return true
 			})
+			if p := c.wayOut(source); outside && p != nil {
+				report(p, source, nil)
+			}
 			continue
 		}
 		for i := range c.in.Permissions {

@@ -62,6 +62,8 @@ func (v *verifier) egressLeaks(w policy.Party, g *group, edges []reach.OutsideEd
 			}
 			if extra := e.Allow.Subtract(want.AnyRequests()); !extra.IsEmpty() {
 				v.egressFinding("egress-leak", finding.High, w, g, e.Name, v.a.ClassOfName(e.Name), extra)
+			} else if possible := e.Unknown.Subtract(want.AnyRequests()); !possible.IsEmpty() {
+				v.egressFinding("possible-egress-leak", finding.Low, w, g, e.Name, v.a.ClassOfName(e.Name), possible)
 			}
 			continue
 		}
@@ -90,7 +92,7 @@ func (v *verifier) egressPart(w policy.Party, g *group, name string, addrs netse
 	}
 	atoms, in := netset.Atoms(sets)
 	var leaked []netset.Addrs
-	var extra, possible netset.Traffic
+	var extra, possible, wider netset.Traffic
 	for i, atom := range atoms {
 		if atom = atom.Intersect(addrs); atom.IsEmpty() {
 			continue
@@ -104,8 +106,12 @@ func (v *verifier) egressPart(w policy.Party, g *group, name string, addrs netse
 			extra = extra.Union(more)
 		}
 		possible = possible.Union(d.Unknown.Subtract(want.AnyRequests()))
+		wider = wider.Union(d.Allow.Intersect(want.AnyRequests()).Subtract(want))
 	}
 	if extra.IsEmpty() {
+		if !wider.IsEmpty() {
+			v.egressFinding("wider-requests", finding.Low, w, g, name, v.classAt(addrs), wider)
+		}
 		if !possible.IsEmpty() {
 			v.egressFinding("possible-egress-leak", finding.Low, w, g, name, v.classAt(addrs), possible)
 		}
@@ -143,19 +149,23 @@ func namedTraffic(perms []*policy.Permission) netset.Traffic {
 }
 
 func (v *verifier) egressFinding(rule string, sev finding.Severity, w policy.Party, g *group, to string, class reach.ClassID, extra netset.Traffic) {
-	f := finding.New(rule, sev, w.Name, to)
+	f := finding.New(rule, sev, w.Name, to+" "+extra.String())
 	if v.seen[f.ID] {
 		return
 	}
 	v.seen[f.ID] = true
 	switch rule {
+	case "wider-requests":
+		f.Title = fmt.Sprintf("%s can send %s more requests than declared: %s", w.Name, to, extra)
+		f.Detail = "No layer in the input filters requests, so every request passes on the declared port."
+		f.Remedy = "send it through an egress gateway that keeps to the operations, or declare all requests"
 	case "egress-leak":
 		f.Title = fmt.Sprintf("%s can send %s to %s, which is not declared", w.Name, extra, to)
 		f.Remedy = "close it (bulkhead compile writes the configuration), or declare the egress with a reason"
 	case "egress-wider":
 		f.Title = fmt.Sprintf("%s can send %s to %s; only named destinations are declared", w.Name, extra, to)
 		f.Detail = "The layers in the input see addresses and not names, so that any host on the port can be reached."
-		f.Remedy = "send it through an egress gateway (gateway: in the policy), or use a layer that knows names (compile --target kubernetes-admin)"
+		f.Remedy = "send it through an egress gateway (gateway: in the policy), or compile for a target whose layers know names"
 	default:
 		f.Title = fmt.Sprintf("whether %s can send %s to %s is not in the input", w.Name, extra, to)
 		f.Facts = map[string]string{"verdict": "unknown"}
@@ -325,6 +335,18 @@ func clientsOf(p reach.Publication) netset.Addrs {
 // undeclared returns the addresses from which traffic is not declared, and
 // what of it is not.
 func undeclared(clients netset.Addrs, t netset.Traffic, declared []*policy.Permission) (netset.Addrs, netset.Traffic) {
+	return beyond(clients, t, declared, func(more, want netset.Traffic) netset.Traffic { return more.Subtract(want.AnyRequests()) })
+}
+
+// widerRequests returns the same for the requests that are not declared on ports
+// that are.
+func widerRequests(clients netset.Addrs, t netset.Traffic, declared []*policy.Permission) (netset.Addrs, netset.Traffic) {
+	return beyond(clients, t, declared, func(more, want netset.Traffic) netset.Traffic {
+		return more.Intersect(want.AnyRequests()).Subtract(want)
+	})
+}
+
+func beyond(clients netset.Addrs, t netset.Traffic, declared []*policy.Permission, extraOf func(t, want netset.Traffic) netset.Traffic) (netset.Addrs, netset.Traffic) {
 	var extra netset.Traffic
 	var from []netset.Addrs
 	sets := make([]netset.Addrs, len(declared))
@@ -345,7 +367,7 @@ func undeclared(clients netset.Addrs, t netset.Traffic, declared []*policy.Permi
 		for _, id := range in[i] {
 			want = want.Union(declared[id].Traffic)
 		}
-		if more := t.Subtract(want.AnyRequests()); !more.IsEmpty() {
+		if more := extraOf(t, want); !more.IsEmpty() {
 			extra = extra.Union(more)
 			from = append(from, atom)
 		}
@@ -369,6 +391,7 @@ func (v *verifier) publication(w policy.Party, p reach.Publication, declared []*
 		if p.Front.Reach == network.ReachUnknown || extra.IsEmpty() {
 			f2, more := undeclared(part.addrs, p.May(), declared)
 			if more.IsEmpty() {
+				v.widerExposure(w, p, part.where, part.addrs, declared)
 				continue
 			}
 			from, extra, rule, sev = f2, more, "possible-exposure", finding.Medium
@@ -384,6 +407,25 @@ func (v *verifier) publication(w policy.Party, p reach.Publication, declared []*
 		f.Witness = v.publicationWitness(w, p, from, extra)
 		v.add(f)
 	}
+}
+
+// widerExposure reports a front that forwards more requests than are declared.
+func (v *verifier) widerExposure(w policy.Party, p reach.Publication, where string, clients netset.Addrs, declared []*policy.Permission) {
+	from, extra := widerRequests(clients, p.Allow, declared)
+	if extra.IsEmpty() {
+		return
+	}
+	sev := finding.Low
+	if where == internetPart {
+		sev = finding.Medium
+	}
+	f := finding.New("wider-requests", sev, w.Name, p.Front.Name+where)
+	f.Title = fmt.Sprintf("%s forwards more requests to %s from %s than declared: %s", p.Front.Name, w.Name, where, extra)
+	f.Detail = "Neither the front nor a layer in the input keeps to the declared requests."
+	f.Remedy = "limit the front to the declared hosts, paths and methods, or declare all requests"
+	f.Pos = p.Front.Pos
+	f.Witness = v.publicationWitness(w, p, from, extra)
+	v.add(f)
 }
 
 func (v *verifier) publicationWitness(w policy.Party, p reach.Publication, from netset.Addrs, extra netset.Traffic) *finding.Witness {

@@ -151,7 +151,7 @@ func (v *verifier) checkBinding(w *policy.Workload) {
 		f := finding.New("unmatched-binding", finding.High, name, "")
 		f.Title = fmt.Sprintf("the binding of workload %s matches nothing in the estate", name)
 		f.Detail = "Nothing is proven about it: a misspelt selector looks the same as a workload that is not deployed."
-		f.Pos, f.Remedy = w.Bindings[0].Target.Pos, "correct the namespace or labels, or remove the workload"
+		f.Pos, f.Remedy = w.Bindings[0].Target.Pos, "correct what its at: says, or remove the workload"
 		v.add(f)
 	}
 }
@@ -255,9 +255,25 @@ func (v *verifier) judged(from, to *group) bool {
 }
 
 // manyInstances reports whether an endpoint stands for several instances that
-// could talk to each other. One endpoint is a template: it may be scaled.
+// could talk to each other: a template, which may be scaled, or more than one
+// address of a family.
 func (v *verifier) manyInstances(g *group) bool {
-	return !v.a.Net.Endpoints[g.endpoints[0]].AddrsKnown
+	e := &v.a.Net.Endpoints[g.endpoints[0]]
+	if !e.AddrsKnown {
+		return true
+	}
+	var v4, v6 bool
+	for _, p := range e.Addrs.Prefixes() {
+		seen := &v6
+		if p.Addr().Is4() {
+			seen = &v4
+		}
+		if *seen || !p.IsSingleIP() {
+			return true
+		}
+		*seen = true
+	}
+	return false
 }
 
 // compareEdge records what an edge allows beyond the intent and reports

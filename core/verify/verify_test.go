@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -228,6 +229,78 @@ func service(policy, annotations string) string {
 		"selector: {app: llm}, ports: [{port: 443, targetPort: 8000}]}\n---\n"
 }
 
+// TestExposedRequestsAreWiderThanDeclared: a front that forwards every request
+// publishes more than an exposure of some.
+func TestExposedRequestsAreWiderThanDeclared(t *testing.T) {
+	public := service("externalTrafficPolicy: Local, ", "service.beta.kubernetes.io/aws-load-balancer-scheme: internet-facing")
+	for may, want := range map[string]bool{"may: read, ": true, "may: [GET /v1/**], ": true, "may: call, ": false, "": false} {
+		in := intent(t, strings.Replace(exposed, "from: internet,", "from: internet, "+may, 1))
+		a := estate(t, public, pod("s", "llm", "{containerPort: 8000}"))
+		if got := slices.Contains(rules(verify.Verify(in, a, bind(t, in, a)).Findings), "wider-requests"); got != want {
+			t.Errorf("%q: wider-requests %v, want %v", may, got, want)
+		}
+	}
+}
+
+// TestEgressRequestsAreWiderThanDeclared: an address with every request allowed
+// is more than a destination for some.
+func TestEgressRequestsAreWiderThanDeclared(t *testing.T) {
+	for may, want := range map[string]bool{"may: read, ": true, "": false} {
+		in := intent(t, twoWorkloads+"egress:\n  - {from: web, to: 198.18.0.0/16, "+may+"because: x, owner: y}\n")
+		a := estate(t, pod("a", "web", "")+netpol("a", "x", "{podSelector: {}, policyTypes: [Ingress, Egress], egress: [{to: [{ipBlock: {cidr: 198.18.0.0/16}}], ports: [{port: 443}]}]}"))
+		if got := slices.Contains(rules(verify.Verify(in, a, bind(t, in, a)).Findings), "wider-requests"); got != want {
+			t.Errorf("%q: wider-requests %v, want %v", may, got, want)
+		}
+	}
+}
+
+// TestEveryEgressLeakIsShown: two leaks of one workload to the internet are two
+// findings where they differ.
+func TestEveryEgressLeakIsShown(t *testing.T) {
+	in := intent(t, twoWorkloads)
+	blocks := func(from int) string {
+		var out []string
+		for i := range 5 {
+			out = append(out, fmt.Sprintf("{ipBlock: {cidr: 8.%d.0.0/16}}", from+2*i))
+		}
+		return strings.Join(out, ", ")
+	}
+	a := estate(t, pod("a", "web", "")+netpol("a", "x", "{podSelector: {}, policyTypes: [Egress], egress: [{to: ["+blocks(0)+"], ports: [{port: 443}]}, {to: ["+blocks(100)+"], ports: [{port: 22}]}]}"))
+	var got []string
+	for _, f := range verify.Verify(in, a, bind(t, in, a)).Findings {
+		if f.Rule == "egress-leak" {
+			got = append(got, f.Title)
+		}
+	}
+	if len(got) != 2 {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestReplicasOfALiveEstateLeak: pods that are one endpoint with several known
+// addresses can reach each other as well as those of a template can.
+func TestReplicasOfALiveEstateLeak(t *testing.T) {
+	in := intent(t, twoWorkloads)
+	replica := func(name, ips string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + ", namespace: a, labels: {app: web}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web-1, controller: true}]}\n" +
+			"spec: {containers: [{name: c, image: x}]}\nstatus: {phase: Running, podIPs: [" + ips + "]}\n---\n"
+	}
+	own := netpol("a", "x", "{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}]}], egress: [{to: [{podSelector: {}}]}]}")
+	for _, c := range []struct {
+		name, pods string
+		want       bool
+	}{
+		{"two pods", replica("web-1-a", "{ip: 10.244.0.5}") + replica("web-1-b", "{ip: 10.244.1.5}"), true},
+		{"one pod of both families", replica("web-1-a", `{ip: 10.244.0.5}, {ip: "fd00::5"}`), false},
+	} {
+		a := estate(t, c.pods+own)
+		r := verify.Verify(in, a, bind(t, in, a))
+		if got := slices.Contains(rules(r.Findings), "leak"); got != c.want {
+			t.Errorf("%s: leak %v, want %v: %v", c.name, got, c.want, r.Findings)
+		}
+	}
+}
+
 func TestExposures(t *testing.T) {
 	local := "externalTrafficPolicy: Local, "
 	public := "service.beta.kubernetes.io/aws-load-balancer-scheme: internet-facing"
@@ -347,6 +420,14 @@ workloads:
 		{"a relaxation of the zone", "egress:\n  - {from: store, to: pypi" + why + "relaxations:\n  - {invariant: data-internet, for: zone/data" + dated, nil},
 		{"declared", "flows:\n  - {from: app, to: llm" + why + "invariants:\n  - {id: no-app, says: never, from: app, to: zone/serve, owner: y}\n", []string{"no-app"}},
 		{"declared over a chain", "flows:\n  - {from: app, to: llm" + why + "  - {from: llm, to: models, may: read" + why + "invariants:\n  - {id: far, says: never, from: app, to: zone/art, transitive: true, owner: y}\n", []string{"far"}},
+		{"a public network is the internet", "exposures:\n  - {to: llm/api, from: 0.0.0.0/0" + why, []string{"exposure-dated"}},
+		{"a private network needs no date", "exposures:\n  - {to: llm/api, from: 10.0.0.0/8" + why, nil},
+		{"a chain from a public network", "exposures:\n  - {to: app, from: 0.0.0.0/0" + dated + "flows:\n  - {from: app, to: llm" + why + "  - {from: llm, to: store/api, may: write" + why, []string{"internet-chain"}},
+		{"data calls out through an endpoint", "endpoints:\n  e: {service: foo/bar, address: 0.0.0.0/0, consumers: [store]" + why, []string{"data-internet"}},
+		{"training calls out through an endpoint", "endpoints:\n  e: {service: foo/bar, address: 203.0.114.1, consumers: [job]" + why, []string{"training-egress"}},
+		{"data uses a private endpoint", "endpoints:\n  e: {service: foo/bar, address: 10.0.3.4, consumers: [store]" + why, nil},
+		{"declared, out over a chain", "flows:\n  - {from: store, to: app" + why + "egress:\n  - {from: app, to: pypi" + why + "invariants:\n  - {id: far, says: never, from: zone/data, to: internet, transitive: true, owner: y}\n", []string{"far"}},
+		{"declared, no way out", "flows:\n  - {from: store, to: app" + why + "egress:\n  - {from: llm, to: pypi" + why + "invariants:\n  - {id: far, says: never, from: zone/data, to: internet, transitive: true, owner: y}\n", nil},
 		{"declared, directly only", "flows:\n  - {from: app, to: llm" + why + "  - {from: llm, to: models, may: read" + why + "invariants:\n  - {id: far, says: never, from: app, to: zone/art, owner: y}\n", nil},
 	}
 	for _, c := range cases {
@@ -390,6 +471,55 @@ func TestDiff(t *testing.T) {
 	same := verify.Diff(before, before)
 	if !same.IsEmpty() {
 		t.Errorf("a network differs from itself: %+v", same)
+	}
+}
+
+// TestDiffShowsWiderNetworks: the same front and the same policy for more
+// addresses is a change.
+func TestDiffShowsWiderNetworks(t *testing.T) {
+	balancer := func(ranges string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {name: llm, namespace: s}\nspec: {type: LoadBalancer, allocateLoadBalancerNodePorts: false, externalTrafficPolicy: Local, selector: {app: llm}, ports: [{port: 8000}]" + ranges + "}\n---\n"
+	}
+	block := func(cidr string) string {
+		return netpol("s", "in", "{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: "+cidr+"}}]}]}")
+	}
+	for name, c := range map[string]struct{ before, after string }{
+		"source ranges":                {balancer(", loadBalancerSourceRanges: [203.0.114.0/24]"), balancer("")},
+		"policy behind a front":        {balancer("") + block("203.0.114.0/24"), balancer("") + block("0.0.0.0/0")},
+		"policy of what has no front":  {block("203.0.114.0/24"), block("203.0.112.0/20")},
+		"no policy in the later state": {block("203.0.114.0/24"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			llm := pod("s", "llm", "{containerPort: 8000}")
+			d := verify.Diff(estate(t, llm+c.before), estate(t, llm+c.after))
+			if len(d.Exposures) == 0 {
+				t.Error("no change of exposures")
+			}
+			for _, e := range d.Exposures {
+				if e.Added.IsEmpty() || !e.Removed.IsEmpty() || e.To != "s/Deployment/llm" {
+					t.Errorf("%+v", e)
+				}
+			}
+		})
+	}
+}
+
+// TestDiffShowsWhatANameStandsFor: a destination that keeps its name and gets
+// more hosts is a change.
+func TestDiffShowsWhatANameStandsFor(t *testing.T) {
+	head := "version: 1\nplatform: p\nzones: {z: {role: custom}}\nworkloads: {web: {zone: z}}\n"
+	for name, c := range map[string]struct{ before, after, added string }{
+		"hosts": {"destinations: {a: {hosts: [api.example.com]}}\negress: [{from: web, to: a, because: x, owner: y}]",
+			"destinations: {a: {hosts: [api.example.com, \"*.example.org\"]}}\negress: [{from: web, to: a, because: x, owner: y}]", "a (*.example.org)"},
+		"address": {"endpoints: {e: {service: f/g, address: 10.0.0.1, consumers: [web], because: x, owner: y}}",
+			"endpoints: {e: {service: f/g, address: 10.0.0.2, consumers: [web], because: x, owner: y}}", "endpoint/e (10.0.0.2/32)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := verify.DiffIntents(intent(t, head+c.before), intent(t, head+c.after))
+			if !slices.ContainsFunc(d.Egress, func(e verify.Change) bool { return e.To == c.added && !e.Added.IsEmpty() }) {
+				t.Errorf("%+v", d.Egress)
+			}
+		})
 	}
 }
 

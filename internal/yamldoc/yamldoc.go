@@ -390,11 +390,3 @@ func (v Value) At(keys ...string) Value {
 	}
 	return v
 }
-
-// Comment returns the comments on and above v, as written.
-func (v Value) Comment() (head, line, foot string) {
-	if v.node == nil {
-		return "", "", ""
-	}
-	return v.node.HeadComment, v.node.LineComment, v.node.FootComment
-}

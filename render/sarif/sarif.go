@@ -8,6 +8,7 @@ package sarif
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -169,7 +170,7 @@ func rulesOf(r *render.Report) []rule {
 			continue
 		}
 		seen[f.Rule] = true
-		rules = append(rules, newRule(f.Rule, or(f.Detail, f.Title), or(f.Remedy, "see the message"), level(f.Severity),
+		rules = append(rules, newRule(f.Rule, cmp.Or(f.Detail, f.Title), cmp.Or(f.Remedy, "see the message"), level(f.Severity),
 			map[string]any{"tags": []string{"security", "network"}, "precision": "very-high", "security-severity": score(f.Severity)}))
 	}
 	for i := range r.Diagnostics {
@@ -179,7 +180,7 @@ func rulesOf(r *render.Report) []rule {
 			continue
 		}
 		seen[id] = true
-		rules = append(rules, newRule(id, "the policy breaks the rule "+id, or(d.Fix, "see the message"), d.Severity.String(),
+		rules = append(rules, newRule(id, "the policy breaks the rule "+id, cmp.Or(d.Fix, "see the message"), d.Severity.String(),
 			map[string]any{"tags": []string{"policy"}}))
 	}
 	return rules
@@ -193,14 +194,7 @@ func newRule(id, full, fix, level string, properties map[string]any) rule {
 	}
 }
 
-func diagnosticRule(d *source.Diagnostic) string { return "policy-" + or(d.Rule, "error") }
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
+func diagnosticRule(d *source.Diagnostic) string { return "policy-" + cmp.Or(d.Rule, "error") }
 
 func level(s finding.Severity) string {
 	return [...]string{"note", "note", "warning", "error", "error"}[s]

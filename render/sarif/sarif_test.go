@@ -131,7 +131,7 @@ func TestFingerprintsFollowTheFindingAndNotItsLine(t *testing.T) {
 func TestURI(t *testing.T) {
 	for in, want := range map[string]string{
 		"a/b c.yaml": "a/b%20c.yaml", "./a.yaml": "a.yaml", "-": "stdin", "": "stdin",
-		"/tmp/x y.yaml": "file:///tmp/x%20y.yaml", "c:a/b": "c%3Aa/b", "../a#1.yaml": "../a%231.yaml",
+		"/srv/x y.yaml": "file:///srv/x%20y.yaml", "c:a/b": "c%3Aa/b", "../a#1.yaml": "../a%231.yaml",
 	} {
 		if got := uri(in); got != want {
 			t.Errorf("uri(%q) = %q, not %q", in, got, want)

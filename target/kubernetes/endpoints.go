@@ -36,6 +36,7 @@ func (b *builder) addEndpoints() {
 				if at, ok := pods[key]; ok {
 					e := &b.n.Endpoints[at]
 					e.Addrs = e.Addrs.Union(addrsOf(p.ips))
+					p.labels = e.Attributes
 					continue
 				}
 				pods[key] = len(b.n.Endpoints)

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go4.org/netipx"
@@ -289,13 +290,22 @@ func (b *builder) balancerReach(lb *balancer) (network.Reach, string) {
 func (b *builder) addExternalName(s *service, name, dns string) {
 	f := network.Front{Name: name + " (ExternalName)", Reach: network.ReachInside, Why: "another name for " + s.externalName,
 		Clients: netset.AnyAddr(), Source: network.SourceKept, Hosts: []string{dns}, Pos: s.pos}
-	parts := strings.Split(strings.TrimSuffix(s.externalName, "."), ".")
-	if len(parts) >= 3 && parts[2] == "svc" {
-		if other := b.services[objectName{parts[1], parts[0]}]; other != nil && other.kind != "ExternalName" {
-			f.Routes = b.routes(other, func(p *servicePort) uint16 { return p.port })
-		}
+	if other := b.aliased(s); other != nil {
+		f.Routes = b.routes(other, func(p *servicePort) uint16 { return p.port })
 	}
 	b.addFront(f)
+}
+
+// aliased returns the service of the cluster that s is another name for, or nil.
+func (b *builder) aliased(s *service) *service {
+	parts := strings.Split(strings.TrimSuffix(s.externalName, "."), ".")
+	if s.kind != "ExternalName" || len(parts) < 3 || parts[2] != "svc" {
+		return nil
+	}
+	if other := b.services[objectName{parts[1], parts[0]}]; other != nil && other.kind != "ExternalName" {
+		return other
+	}
+	return nil
 }
 
 // nodeReach says from where the nodes' own addresses can be reached.
@@ -352,18 +362,21 @@ func (b *builder) addHostPorts() {
 			default:
 				continue
 			}
-			if len(f.Routes) > 0 && !b.hasFront(f.Name) {
+			if len(f.Routes) > 0 && !b.hasFront(&f) {
 				b.addFront(f)
 			}
 		}
 	}
 }
 
-// hasFront reports whether the last front has the name: the pods of one owner
-// come one after the other and publish the same.
-func (b *builder) hasFront(name string) bool {
+// hasFront reports whether the last front is the same: the pods of one owner
+// come one after the other, and most publish the same.
+func (b *builder) hasFront(f *network.Front) bool {
 	n := len(b.n.Fronts)
-	return n > 0 && b.n.Fronts[n-1].Name == name
+	return n > 0 && b.n.Fronts[n-1].Name == f.Name &&
+		slices.EqualFunc(b.n.Fronts[n-1].Routes, f.Routes, func(x, y network.Route) bool {
+			return x.Protocol == y.Protocol && x.Port == y.Port && x.Number == y.Number && x.Backends == y.Backends
+		})
 }
 
 // settled leaves the requirements whose value is known: the rest could be

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -228,6 +229,38 @@ func TestHostPorts(t *testing.T) {
 	}
 	if len(w.n.Fronts) != 2 {
 		t.Errorf("%d fronts", len(w.n.Fronts))
+	}
+}
+
+// TestHostPortsOfEveryPart: each part of a workload publishes its own ports, and
+// the pods of one owner publish theirs once.
+func TestHostPortsOfEveryPart(t *testing.T) {
+	w := load(t, "", `
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata: {name: r, namespace: ns}
+spec:
+  headGroupSpec: {template: {spec: {containers: [{name: c, ports: [{containerPort: 8265, hostPort: 8265}]}]}}}
+  workerGroupSpecs: [{groupName: w, template: {spec: {containers: [{name: c, ports: [{containerPort: 22, hostPort: 2222}]}]}}}]
+---
+{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: web, namespace: ns}, spec: {template: {metadata: {labels: {app: web}}, spec: {containers: []}}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web-a, namespace: ns, labels: {app: web}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web, controller: true}]}, spec: {containers: [{name: c, ports: [{containerPort: 80, hostPort: 80}]}]}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web-b, namespace: ns, labels: {app: web}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web, controller: true}]}, spec: {containers: [{name: c, ports: [{containerPort: 80, hostPort: 80}]}]}, status: {podIP: 10.0.0.2}}
+`).clean()
+	var got []string
+	for _, f := range w.n.Fronts {
+		if !strings.HasPrefix(f.Name, "hostPort of ") {
+			continue
+		}
+		for _, r := range f.Routes {
+			got = append(got, fmt.Sprint(f.Name, " ", r.Port))
+		}
+	}
+	want := []string{"hostPort of RayCluster ns/r 8265", "hostPort of RayCluster ns/r 2222", "hostPort of ReplicaSet ns/web 80"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -468,5 +501,90 @@ func TestOperatorServices(t *testing.T) {
 	}
 	if f := w.front("Service ns/nb (made for Notebook nb)"); f.Routes[0].Port != 80 || f.Routes[0].Number != 8888 {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestRouteFilters: a mirror is a backend like any other, and what is rewritten
+// reaches its backend as another request than the route matches.
+func TestRouteFilters(t *testing.T) {
+	w := load(t, "", deployment("s", "llm", "")+deployment("s", "copy", "")+`
+---
+{apiVersion: v1, kind: Service, metadata: {name: llm, namespace: s}, spec: {selector: {app: llm}, ports: [{port: 8080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: copy, namespace: s}, spec: {selector: {app: copy}, ports: [{port: 8080}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: s}
+spec: {gatewayClassName: gke-l7-gxlb, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: s}
+spec:
+  parentRefs: [{name: gw}]
+  rules:
+  - matches: [{path: {value: /ok}}]
+    filters:
+    - {type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 8080}}}
+    - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /admin}}}
+    backendRefs: [{name: llm, port: 8080}]
+`).clean()
+	got := map[string]string{}
+	for _, p := range w.analysis().Published() {
+		got[w.n.Endpoints[p.Endpoint].Workload] = p.Allow.String()
+	}
+	if len(got) != 2 || got["s/Deployment/llm"] != "TCP 8080" || got["s/Deployment/copy"] != "TCP 8080" {
+		t.Errorf("published %v", got)
+	}
+}
+
+// TestIngressRewrites: annotations of ingress-nginx that change which requests
+// reach a backend make the rule wider and never narrower than it is.
+func TestIngressRewrites(t *testing.T) {
+	for notes, want := range map[string]string{
+		"":               "TCP 8080 [any method on host x.example.com path /ok, prefix /ok/]",
+		"rewrite-target": "TCP 8080 [any method on host x.example.com]",
+		"use-regex":      "TCP 8080 [any method on host x.example.com path /ok*]",
+		"server-alias":   "TCP 8080 [any method /ok, prefix /ok/]",
+	} {
+		note := ""
+		if notes != "" {
+			note = ", annotations: {nginx.ingress.kubernetes.io/" + notes + `: "true"}`
+		}
+		w := load(t, "", deployment("s", "llm", "")+`
+---
+{apiVersion: v1, kind: Service, metadata: {name: llm, namespace: s}, spec: {selector: {app: llm}, ports: [{port: 8080}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: in, namespace: s`+note+`}
+spec: {ingressClassName: nginx, rules: [{host: x.example.com, http: {paths: [{path: /ok, pathType: Prefix, backend: {service: {name: llm, port: {number: 8080}}}}]}}]}
+`).clean()
+		ps := w.analysis().Published()
+		if len(ps) != 1 || ps[0].May().String() != want {
+			t.Errorf("%q: %v, want %s", notes, ps[0].May(), want)
+		}
+	}
+}
+
+// TestIngressThroughAnotherName: an Ingress that leads to another name for a
+// service of another namespace publishes what that one selects.
+func TestIngressThroughAnotherName(t *testing.T) {
+	for _, port := range []string{"number: 8080", "name: web"} {
+		w := load(t, "", deployment("s", "llm", "")+`
+---
+{apiVersion: v1, kind: Service, metadata: {name: llm, namespace: s}, spec: {selector: {app: llm}, ports: [{port: 8080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: d}, spec: {type: ExternalName, externalName: llm.s.svc.cluster.local, ports: [{name: web, port: 8080}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: in, namespace: d}
+spec: {ingressClassName: nginx, defaultBackend: {service: {name: alias, port: {`+port+`}}}}
+`).clean()
+		if ps := w.analysis().Published(); len(ps) != 1 || ps[0].Front.Name != "Ingress d/in" || w.n.Endpoints[ps[0].Endpoint].Workload != "s/Deployment/llm" {
+			t.Errorf("%s: published %v", port, ps)
+		}
 	}
 }

@@ -49,6 +49,8 @@ type parentRef struct {
 type gwRule struct {
 	matches  []gwMatch
 	backends []backendRef
+	// rewrites says that backends see other hosts and paths than clients ask for.
+	rewrites bool
 	pos      source.Pos
 }
 
@@ -195,28 +197,47 @@ func (im *importer) readRouteRule(n kube.Node, o *kube.Object) gwRule {
 		}
 		r.matches = append(r.matches, gwMatch{im.names.text(match.path), im.names.text(match.pathType), im.names.text(match.method)})
 	}
+	im.readRouteFilters(n.Field("filters"), o, &r)
 	for _, b := range n.Field("backendRefs").Items() {
-		if kind, _ := b.Field("kind").Text(); kind != "" && kind != "Service" {
-			at := *o
-			at.Pos = b.Pos()
-			im.ignore(&at, "a backend of kind "+kind+" is not read", true)
-			continue
-		}
 		if weight, ok := b.Field("weight").Value.Int(); ok && weight == 0 {
 			continue
 		}
-		to := backendRef{service: objectName{namespace: o.Namespace}, pos: b.Pos()}
-		if ns, _ := b.Field("namespace").Text(); ns != "" {
-			to.service.namespace = im.names.text(ns)
-		}
-		name, _ := b.Field("name").Text()
-		to.service.name = im.names.text(name)
-		if v, ok := b.Field("port").Int(1, 65535); ok {
-			to.number = uint16(v)
-		}
-		r.backends = append(r.backends, to)
+		im.readRouteFilters(b.Field("filters"), o, &r)
+		im.readRouteBackend(b, o, &r)
 	}
 	return r
+}
+
+// readRouteFilters reads what changes requests on their way and what sends
+// them to further backends.
+func (im *importer) readRouteFilters(list kube.Node, o *kube.Object, r *gwRule) {
+	for _, f := range list.Items() {
+		switch typ, _ := f.Field("type").Text(); typ {
+		case "RequestMirror":
+			im.readRouteBackend(f.At("requestMirror", "backendRef"), o, r)
+		case "URLRewrite":
+			r.rewrites = true
+		}
+	}
+}
+
+func (im *importer) readRouteBackend(b kube.Node, o *kube.Object, r *gwRule) {
+	if kind, _ := b.Field("kind").Text(); kind != "" && kind != "Service" {
+		at := *o
+		at.Pos = b.Pos()
+		im.ignore(&at, "a backend of kind "+kind+" is not read", true)
+		return
+	}
+	to := backendRef{service: objectName{namespace: o.Namespace}, pos: b.Pos()}
+	if ns, _ := b.Field("namespace").Text(); ns != "" {
+		to.service.namespace = im.names.text(ns)
+	}
+	name, _ := b.Field("name").Text()
+	to.service.name = im.names.text(name)
+	if v, ok := b.Field("port").Int(1, 65535); ok {
+		to.number = uint16(v)
+	}
+	r.backends = append(r.backends, to)
 }
 
 // grpcMatch is the HTTP request of a method: POST /service/method.
@@ -359,6 +380,9 @@ func (b *builder) gatewayRoutes(r *gwRoute, l listener) []network.Route {
 		}
 		if requests != nil && requests.IsEmpty() {
 			continue // the listener answers for none of its hosts
+		}
+		if rule.rewrites {
+			requests = nil // what backends get of it is not what clients ask for
 		}
 		for _, to := range rule.backends {
 			if !b.granted(r, to.service) {

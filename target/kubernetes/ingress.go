@@ -49,7 +49,10 @@ var ingressNotes = []string{
 	"alb.ingress.kubernetes.io/scheme", "alb.ingress.kubernetes.io/listen-ports", "alb.ingress.kubernetes.io/certificate-arn",
 	"alb.ingress.kubernetes.io/target-type", "alb.ingress.kubernetes.io/group.name", "alb.ingress.kubernetes.io/security-groups",
 	"alb.ingress.kubernetes.io/subnets", "appgw.ingress.kubernetes.io/use-private-ip", "tailscale.com/funnel",
+	nginxPrefix + "rewrite-target", nginxPrefix + "use-regex", nginxPrefix + "server-alias",
 }
+
+const nginxPrefix = "nginx.ingress.kubernetes.io/"
 
 // ingressRanges are the annotations that limit the clients, and the word in
 // the name of the controllers that read them.
@@ -259,6 +262,15 @@ func (b *builder) backendOf(what string, to backendRef) []network.Route {
 			WithFix("check the name, or include the Service")
 		return nil
 	}
+	if other := b.aliased(s); other != nil {
+		alias := backendRef{service: other.objectName, number: to.number, name: to.name, pos: to.pos}
+		for _, p := range s.ports {
+			if to.name != "" && p.name == to.name {
+				alias.number, alias.name = p.port, ""
+			}
+		}
+		return b.backendOf(what, alias)
+	}
 	for i := range s.ports {
 		p := &s.ports[i]
 		if p.port != to.number && (to.name == "" || p.name != to.name) {
@@ -296,6 +308,15 @@ func (b *builder) requestsOf(in *ingress, rule *ingressRule) *netset.Requests {
 		b.ds.Warnf("bad-host", rule.pos, "Ingress %s: %q is not a host, so the rule is read as one for any", in, rule.host)
 	}
 	paths := pathLanguage(rule.path, rule.pathType)
+	switch {
+	case in.notes[nginxPrefix+"rewrite-target"] != "":
+		paths = netset.AnyString() // what the backend gets is not what clients ask for
+	case in.notes[nginxPrefix+"use-regex"] == "true":
+		paths = pathLanguage(rule.path, "ImplementationSpecific")
+	}
+	if in.notes[nginxPrefix+"server-alias"] != "" {
+		hosts = netset.AnyString()
+	}
 	if hosts.IsAll() && paths.IsAll() {
 		return nil
 	}

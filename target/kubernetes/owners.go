@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"slices"
 	"strings"
 
 	"bulkhead/target/kube"
@@ -45,6 +46,47 @@ func (b *builder) finishOwners() {
 		}
 		for p := w.parent; p != nil && !p.covered; p = p.parent {
 			p.covered = true
+		}
+	}
+	b.keepUnseenParts()
+}
+
+// keepUnseenParts gives back to an owner of several parts those of which
+// nothing runs yet, such as a group of workers that is scaled to none: they are
+// not spoken for. Where a role is not among its parts, all of them are.
+func (b *builder) keepUnseenParts() {
+	roles := map[*workload][]string{}
+	for _, w := range b.workloads {
+		if w.idle || w.covered && len(w.parts) < 2 {
+			continue
+		}
+		for i := range w.parts {
+			role := w.parts[i].name
+			if w.pod {
+				role = roleOf(w.parts[i].labels)
+			}
+			for p := w.parent; p != nil; p = p.parent {
+				if p.covered && len(p.parts) > 1 && !p.idle {
+					roles[p] = append(roles[p], role)
+				}
+			}
+		}
+	}
+	for w, seen := range roles {
+		known := func(role string) bool {
+			return slices.ContainsFunc(w.parts, func(p part) bool { return strings.EqualFold(p.name, role) })
+		}
+		if slices.ContainsFunc(seen, func(role string) bool { return !known(role) }) {
+			continue
+		}
+		var left []part
+		for _, p := range w.parts {
+			if !slices.ContainsFunc(seen, func(role string) bool { return strings.EqualFold(p.name, role) }) {
+				left = append(left, p)
+			}
+		}
+		if len(left) > 0 {
+			w.parts, w.covered = left, false
 		}
 	}
 }

@@ -169,7 +169,12 @@ func (im *importer) readPeer(n kube.Node, key, namespace string) (network.Predic
 	}
 	p.Endpoints = true
 	if !pods.Has() && !namespaces.Has() {
-		return p, false // only unknown fields, already reported
+		null := func(n kube.Node) bool { return n.Value.Kind() == yamldoc.Null }
+		if null(pods) || null(namespaces) || null(block) {
+			n.Errorf("empty-peer", "an item of %s names no peer: null is not {}", key).
+				WithFix("write podSelector: {} to mean every pod of the namespace")
+		}
+		return p, false // what else there is are unknown fields, already reported
 	}
 	sel, ok := kube.Selector(pods)
 	if pods.Has() && !ok {

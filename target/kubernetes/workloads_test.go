@@ -222,3 +222,36 @@ func TestIPv6IsAssumedOnlyWhereTheInputShowsIt(t *testing.T) {
 		}
 	}
 }
+
+// TestPartsThatDoNotRunYet: pods of one part of a workload do not speak for the
+// others, which may be scaled up at any time.
+func TestPartsThatDoNotRunYet(t *testing.T) {
+	cluster := `
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata: {name: r, namespace: ns}
+spec:
+  headGroupSpec: {template: {spec: {containers: [{name: c}]}}}
+  workerGroupSpecs: [{groupName: w, template: {spec: {containers: [{name: c}]}}}]
+`
+	live := func(name, kind, group string) string {
+		return "\n---\n{apiVersion: v1, kind: Pod, metadata: {name: " + name + ", namespace: ns, labels: {ray.io/cluster: r, ray.io/node-type: " + kind + ", ray.io/group: " + group +
+			"}, ownerReferences: [{apiVersion: ray.io/v1, kind: RayCluster, name: r, controller: true}]}, spec: {containers: [{name: c}]}, status: {podIP: 10.0.0.1}}\n"
+	}
+	for _, c := range []struct{ text, want string }{
+		{cluster, "ns/RayCluster/r[head] ns/RayCluster/r[worker/w]"},
+		{cluster + live("h", "head", "headgroup"), "ns/RayCluster/r[head] ns/RayCluster/r[worker/w]"},
+		{cluster + live("h", "head", "headgroup") + live("w", "worker", "w"), "ns/RayCluster/r[head] ns/RayCluster/r[worker/w]"},
+	} {
+		var got []string
+		for _, e := range load(t, "", c.text).clean().n.Endpoints {
+			if e.Kind == network.Workload {
+				got = append(got, e.Name())
+			}
+		}
+		slices.Sort(got)
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("got %s, want %s", s, c.want)
+		}
+	}
+}

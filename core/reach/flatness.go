@@ -3,81 +3,8 @@ package reach
 import (
 	"slices"
 
-	"bulkhead/core/netset"
 	"bulkhead/core/network"
 )
-
-// Step is how a party is first reached in a [Closure].
-type Step struct {
-	Class ClassID
-	// From is the class it is reached from, and Hops how many connections
-	// that takes; a direct connection counts one.
-	From ClassID
-	Hops int
-	Decision
-}
-
-// Closure is what can be reached over chains of connections.
-type Closure struct {
-	Start ClassID
-	// Steps lists the classes in the order they are reached, nearest first.
-	// Start is among them if another member of it can be reached.
-	Steps []Step
-}
-
-// Blast returns what can be reached from a class when everything that is
-// reached can be made to open further connections. limit restricts the
-// traffic of each connection; use [netset.All] for no restriction. Unknown
-// counts as reached only when unknown is set.
-func (a *Analysis) Blast(start ClassID, limit netset.Traffic, unknown bool) Closure {
-	return a.close(start, limit, unknown, func(c ClassID, visit func(ClassID, decisionID) bool) {
-		a.from(c, visit)
-	})
-}
-
-// Sources returns what can reach a class over chains of connections.
-func (a *Analysis) Sources(end ClassID, limit netset.Traffic, unknown bool) Closure {
-	return a.close(end, limit, unknown, func(c ClassID, visit func(ClassID, decisionID) bool) {
-		if a.part.classes[c].Outside() {
-			return
-		}
-		for src := range ClassID(len(a.part.classes)) {
-			if id := a.pairID(src, c); id != deniedID && !visit(src, id) {
-				return
-			}
-		}
-	})
-}
-
-func (a *Analysis) close(start ClassID, limit netset.Traffic, unknown bool, next func(ClassID, func(ClassID, decisionID) bool)) Closure {
-	out := Closure{Start: start}
-	seen := make([]bool, len(a.part.classes))
-	queue := []Step{{Class: start}}
-	for len(queue) > 0 {
-		at := queue[0]
-		queue = queue[1:]
-		if a.part.classes[at.Class].Outside() && at.Class != start {
-			continue
-		}
-		next(at.Class, func(c ClassID, id decisionID) bool {
-			if seen[c] {
-				return true
-			}
-			d := a.cache.decisions.get(id)
-			d = Decision{Allow: d.Allow.Intersect(limit), Unknown: d.Unknown.Intersect(limit)}
-			if d.Allow.IsEmpty() && (!unknown || d.Unknown.IsEmpty()) {
-				return true
-			}
-			seen[c] = true
-			s := Step{Class: c, From: at.Class, Hops: at.Hops + 1, Decision: d}
-			out.Steps = append(out.Steps, s)
-			queue = append(queue, s)
-			return true
-		})
-	}
-	slices.SortStableFunc(out.Steps, func(x, y Step) int { return x.Hops - y.Hops })
-	return out
-}
 
 // Flatness says how much of an estate can talk to how much of it.
 type Flatness struct {
