@@ -85,6 +85,9 @@ type Endpoint struct {
 	// Ports are the ports it declares. What it declares does not limit what
 	// it listens on; names are what rules may refer to.
 	Ports []Port
+	// PortsUnseen says that it may declare ports that the input does not show,
+	// so that a rule that names a port may mean any.
+	PortsUnseen bool
 	// Facts are not used for verdicts: they tell what the endpoint is.
 	Facts Facts
 	Pos   source.Pos

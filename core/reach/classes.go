@@ -278,6 +278,9 @@ func (p *partitioner) makeProfiles() {
 				buf = append(buf, t.Key()...)
 			}
 		}
+		if e.PortsUnseen && len(named) > 0 {
+			buf = append(buf, 0) // no name is empty: unlike any entry above
+		}
 		id, ok := ids[string(buf)]
 		if !ok {
 			id = int32(len(p.profile))

@@ -116,8 +116,8 @@ func sequence(hits []ruleHit, dst *network.Endpoint) outcome {
 	// must[a] is what reaches the rule without having met an uncertain rule
 	// of another action than a: had it met one of a, the result is the same.
 	must := [3]netset.Traffic{netset.All(), netset.All(), netset.All()}
-	for _, h := range hits {
-		t := trafficOf(h.rule, dst)
+	for _, h := range resolved(hits, dst) {
+		t := h.traffic
 		a := h.rule.Action
 		out.may[a] = out.may[a].Union(may.Intersect(t))
 		certain := h.match == network.Yes
@@ -143,8 +143,8 @@ func sequence(hits []ruleHit, dst *network.Endpoint) outcome {
 // merge is the outcome of the rules of an unordered table, all of which allow.
 func merge(hits []ruleHit, dst *network.Endpoint) outcome {
 	var out outcome
-	for _, h := range hits {
-		t := trafficOf(h.rule, dst)
+	for _, h := range resolved(hits, dst) {
+		t := h.traffic
 		if h.match == network.Yes {
 			out.decided = out.decided.Union(t)
 		}
@@ -168,6 +168,39 @@ func (f *flowing) apply(o outcome) (passMust, passMay netset.Traffic) {
 	f.must = f.must.Subtract(o.decided).Subtract(o.may[network.Deny]).Subtract(o.may[network.Pass])
 	f.may = f.may.Subtract(o.decided)
 	return passMust, passMay
+}
+
+// resolvedHit is a hit with the traffic that it stands for at a destination.
+type resolvedHit struct {
+	ruleHit
+	traffic netset.Traffic
+}
+
+// resolved gives the named ports of hits the numbers of dst. A name at a
+// destination whose ports are not all seen may be any number: the rule is
+// followed by an uncertain one for these.
+func resolved(hits []ruleHit, dst *network.Endpoint) []resolvedHit {
+	out := make([]resolvedHit, 0, len(hits))
+	for _, h := range hits {
+		out = append(out, resolvedHit{h, trafficOf(h.rule, dst)})
+		if t := unseen(h.rule, dst); !t.IsEmpty() {
+			h.match = min(h.match, network.Maybe)
+			out = append(out, resolvedHit{h, t})
+		}
+	}
+	return out
+}
+
+// unseen is what a rule may match towards dst by ports that are not seen.
+func unseen(r *network.Rule, dst *network.Endpoint) netset.Traffic {
+	var t netset.Traffic
+	if dst == nil || !dst.PortsUnseen {
+		return t
+	}
+	for _, n := range r.Named {
+		t = t.Union(netset.Whole(n.Protocol))
+	}
+	return t
 }
 
 // trafficOf is what a rule matches towards dst.

@@ -208,13 +208,21 @@ func (a *Analysis) trace(sub *subject, subject, peer, dst ClassID, traffic netse
 		for _, h := range th.hits {
 			m := min(h.match, a.peerMatch(h.rule, peer))
 			overlaps := trafficOf(h.rule, endpoint).Overlaps(traffic)
+			byUnseen := !overlaps && unseen(h.rule, endpoint).Overlaps(traffic)
+			if byUnseen {
+				m, overlaps = min(m, network.Maybe), true
+			}
 			if m == network.No || !overlaps {
 				out.near(h.rule, m, overlaps)
 				continue
 			}
 			cite := finding.Rule{Name: h.rule.Name, Pos: h.rule.Pos}
 			if m == network.Maybe || m == network.Some && h.rule.Action != network.Allow {
-				out.doubt = cite.Name + " may apply: " + cmp.Or(h.rule.Uncertain, "whether it means this party is not in the input")
+				why := "whether it means this party is not in the input"
+				if byUnseen {
+					why = "the ports that the destination declares are not in the input"
+				}
+				out.doubt = cite.Name + " may apply: " + cmp.Or(h.rule.Uncertain, why)
 			}
 			if h.rule.Action == network.Pass {
 				if m == network.Yes {
@@ -307,7 +315,7 @@ func (a *Analysis) Rules(src, dst ClassID) []finding.Rule {
 			for ti := range sub.tables {
 				for _, h := range sub.tables[ti].hits {
 					if h.rule.Action == network.Allow && a.peerMatch(h.rule, peer) != network.No &&
-						trafficOf(h.rule, endpoint).Overlaps(passes) {
+						trafficOf(h.rule, endpoint).Union(unseen(h.rule, endpoint)).Overlaps(passes) {
 						out = append(out, finding.Rule{Name: h.rule.Name, Pos: h.rule.Pos})
 					}
 				}

@@ -24,6 +24,8 @@ type world struct {
 	value map[string]string
 	// absent says of attributes that may not be there that they are not.
 	absent map[string]bool
+	// ports are what endpoints declare beyond what is seen.
+	ports map[int][]network.Port
 	// effective settles uncertain rules and paths, by name.
 	effective map[string]bool
 }
@@ -108,7 +110,7 @@ func (w *world) ruleMatches(r *network.Rule, k packet, subject, peer int, peerIP
 	}
 	if k.dst >= 0 {
 		for _, np := range r.Named {
-			for _, p := range w.n.Endpoints[k.dst].Ports {
+			for _, p := range append(w.ports[k.dst], w.n.Endpoints[k.dst].Ports...) {
 				if p.Name == np.Name && p.Protocol == np.Protocol && p.Protocol == k.proto && p.Number == k.port {
 					return true
 				}
@@ -301,6 +303,7 @@ func genNetwork(t *rapid.T, open bool) *network.Network {
 		if rapid.IntRange(0, 4).Draw(t, "identity") == 0 {
 			e.Identity = "id-" + rapid.SampledFrom(values).Draw(t, "id")
 		}
+		e.PortsUnseen = open && rapid.IntRange(0, 3).Draw(t, "ports unseen") == 0
 		if open && rapid.IntRange(0, 3).Draw(t, "addr unknown") == 0 {
 			e.Addrs, e.AddrsKnown = netset.MustAddrs("10.0.0.0/29"), false
 		}
@@ -445,13 +448,16 @@ func genPaths(t *rapid.T, n *network.Network, open bool) {
 
 // genWorld settles what is open.
 func genWorld(t *rapid.T, n *network.Network) *world {
-	w := &world{n: n, value: map[string]string{}, absent: map[string]bool{}, effective: map[string]bool{}}
+	w := &world{n: n, value: map[string]string{}, absent: map[string]bool{}, ports: map[int][]network.Port{}, effective: map[string]bool{}}
 	for i, e := range n.Endpoints {
 		ip, _ := e.Addrs.Example()
 		if !e.AddrsKnown {
 			ip = netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 7).Draw(t, "real ip"))})
 		}
 		w.addr = append(w.addr, ip)
+		if e.PortsUnseen && rapid.Bool().Draw(t, "more ports") {
+			w.ports[i] = []network.Port{{Name: rapid.SampledFrom([]string{"http", "web"}).Draw(t, "unseen name"), Protocol: netset.TCP, Number: uint16(rapid.IntRange(79, 82).Draw(t, "unseen number"))}}
+		}
 		for _, k := range []string{"app", "tier"} {
 			w.value[fmt.Sprint(i, k)] = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "real value")
 			w.absent[fmt.Sprint(i, k)] = rapid.Bool().Draw(t, "absent")

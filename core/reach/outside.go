@@ -130,6 +130,9 @@ func (a *Analysis) relays(f *network.Front) []ClassID {
 func (a *Analysis) publish(f *network.Front, r *network.Route, m member) []Publication {
 	endpoint, class := int(m.endpoint), a.part.of[m.endpoint]
 	at := r.At(&a.Net.Endpoints[endpoint])
+	if at.IsEmpty() && r.Name != "" && a.Net.Endpoints[endpoint].PortsUnseen {
+		at, m.match = netset.Whole(r.Protocol), min(m.match, network.Maybe)
+	}
 	if at.IsEmpty() {
 		return nil
 	}

@@ -84,7 +84,7 @@ func (b *builder) endpoint(w, top *workload, p *part) network.Endpoint {
 	facts := network.Facts{Group: top.group, Kind: top.kind, Name: top.name, Images: p.images, Commands: p.commands}
 	return network.Endpoint{
 		Kind: network.Workload, Scope: b.scopes[w.namespace], Attributes: attrs,
-		Ports: p.ports, Facts: facts, Pos: w.pos, Everywhere: p.everywhere,
+		Ports: p.ports, PortsUnseen: p.unseen, Facts: facts, Pos: w.pos, Everywhere: p.everywhere,
 	}
 }
 

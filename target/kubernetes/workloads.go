@@ -37,6 +37,7 @@ type part struct {
 	commands       []string
 	hostNetwork    bool
 	everywhere     bool
+	unseen         bool // its template is not in the input
 	ips            []netip.Addr
 	node           string
 	pos            source.Pos
@@ -290,7 +291,7 @@ func (im *importer) readCustom(o *kube.Object) bool {
 
 // unseenPart is a pod that an operator makes without showing its template.
 func (im *importer) unseenPart(o *kube.Object, name string) part {
-	p := part{name: name, labels: map[string]string{}, pos: o.Pos}
+	p := part{name: name, labels: map[string]string{}, pos: o.Pos, unseen: true}
 	if op := im.operators[groupKind{o.Group, o.Kind}]; op.labels != nil {
 		op.labels(im, o, []string{name}, &p)
 	}
