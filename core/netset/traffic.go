@@ -212,22 +212,17 @@ func (t Traffic) Has(p Protocol, port uint16) bool {
 	return ok && s.requests == nil
 }
 
+// Opens reports whether any request to port of p is in t, so that a connection
+// has to be let through to tell which.
+func (t Traffic) Opens(p Protocol, port uint16) bool {
+	_, ok := t.find(p, port)
+	return ok
+}
+
 // HasRequest reports whether one request to port of p is in t.
 func (t Traffic) HasRequest(p Protocol, port uint16, r Request) bool {
 	s, ok := t.find(p, port)
 	return ok && (s.requests == nil || s.requests.Contains(r))
-}
-
-// RequestsAt returns the requests of t at one port.
-func (t Traffic) RequestsAt(p Protocol, port uint16) Requests {
-	s, ok := t.find(p, port)
-	switch {
-	case !ok:
-		return Requests{}
-	case s.requests == nil:
-		return AnyRequest()
-	}
-	return *s.requests
 }
 
 func (t Traffic) find(p Protocol, port uint16) (segment, bool) {

@@ -66,11 +66,11 @@ func (in *Intent) Decide(q Question) Answer {
 // requests, one whose path has a second spelling (an encoded or dotted segment)
 // is not: the server behind may read it as another path than the pattern did.
 func (p *Permission) holds(q Question) bool {
-	requests := p.Traffic.RequestsAt(q.Protocol, q.Port)
 	if q.Request == nil {
-		return !requests.IsEmpty()
+		return p.Traffic.Opens(q.Protocol, q.Port)
 	}
-	return requests.IsAll() || requests.Contains(*q.Request) && normalPaths.Contains(q.Request.Path)
+	return p.Traffic.Has(q.Protocol, q.Port) ||
+		p.Traffic.HasRequest(q.Protocol, q.Port, *q.Request) && normalPaths.Contains(q.Request.Path)
 }
 
 var normalPaths = netset.NormalPaths()

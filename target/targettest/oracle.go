@@ -25,7 +25,7 @@ func (k packet) in(t netset.Traffic) bool {
 	if k.request != nil {
 		return t.HasRequest(k.protocol, k.port, *k.request)
 	}
-	return !t.RequestsAt(k.protocol, k.port).IsEmpty()
+	return t.Opens(k.protocol, k.port)
 }
 
 // oracle knows what a policy allows less and more than itself by its residue.
