@@ -88,9 +88,9 @@ func TestTrafficEqualsModel(t *testing.T) {
 				{"without requests", a.t.AnyRequests(), anyPath(a.m, k)},
 			} {
 				if has(c.got, k) && !c.got.Opens(k.p, k.v) {
-				t.Fatalf("%s of %v and %v has %v and does not open its port", c.name, a.t, b.t, k)
-			}
-			if has(c.got, k) != c.want {
+					t.Fatalf("%s of %v and %v has %v and does not open its port", c.name, a.t, b.t, k)
+				}
+				if has(c.got, k) != c.want {
 					t.Fatalf("%s of %v and %v has %v: %v, want %v", c.name, a.t, b.t, k, !c.want, c.want)
 				}
 			}
