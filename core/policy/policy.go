@@ -260,7 +260,7 @@ type Relaxation struct {
 }
 
 // Test states what must be allowed and denied. Operations are request
-// patterns, `any`, or access to a service as a whole by an empty list.
+// patterns, `any`, or `connect` for a service as a whole.
 type Test struct {
 	From, To    Text
 	Allow, Deny []Text
