@@ -120,12 +120,12 @@ func (k *call) residue(rs []target.Residue) error {
 	for _, limit := range order {
 		group := byLimit[limit]
 		shown := group
-		if len(group) > residueFold+1 {
+		if len(group) > residueFold+1 && !k.opts.all {
 			shown = group[:residueFold]
 		}
 		ds = append(ds, app.Residue(shown)...)
 		if rest := len(group) - len(shown); rest > 0 {
-			ds.Warnf(limit, source.Pos{}, "and %d more", rest)
+			ds.Warnf(limit, source.Pos{}, "and %d more (--all shows them)", rest)
 		}
 	}
 	if err := k.warn(ds, nil); err != nil {

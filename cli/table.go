@@ -55,7 +55,7 @@ and say why.
 			{"bulkhead init k8s/ > bulkhead.yaml", "a policy for what is there"},
 			{"bulkhead init k8s/ --out bulkhead.yaml", "the same, and never over a file that is there"},
 		},
-		flags: []flagAdder{inputFlags, signaturesFlag, draftFlag}, min: 1, max: -1, run: (*call).init,
+		flags: []flagAdder{inputFlags, signaturesFlag, draftFlag, allFlag}, min: 1, max: -1, run: (*call).init,
 	}
 }
 
@@ -98,7 +98,7 @@ permission, with what the configuration allows instead.`,
 			{"bulkhead compile | kubectl diff -f -", "what applying them would change"},
 			{"bulkhead compile --target kubernetes-admin --out k8s/admin", "isolation that owners of namespaces cannot undo"},
 		},
-		flags: []flagAdder{policyFlag, targetFlags, strictFlag}, max: 0,
+		flags: []flagAdder{policyFlag, targetFlags, strictFlag, allFlag}, max: 0,
 		exits: "with --strict, the configuration would allow more than is declared", run: (*call).compile,
 	}
 }
@@ -157,7 +157,7 @@ Without it the answer is everything that passes.`,
 			{"bulkhead explain trainer feature-store http GET /features/1", "what the policy says of a request"},
 			{"bulkhead explain web 169.254.169.254 80 k8s/", "whether credentials of the cloud are in reach"},
 		},
-		formats: []string{"text", "json"}, flags: []flagAdder{policyFlag, inputFlags, strictFlag}, min: 2, max: -1,
+		formats: []string{"text", "json"}, flags: []flagAdder{policyFlag, inputFlags, strictFlag, allFlag}, min: 2, max: -1,
 		exits: "what is deployed and what is declared differ; with --strict, the answer is unknown", run: (*call).explain,
 	}
 }
