@@ -303,7 +303,7 @@ func (s *sources) decide(from, to policy.Party, ask Ask, d *render.Declared) {
 		return
 	}
 	if d.Why == "" || answer.Nearest != nil {
-		d.Why = answer.Why
+		d.Why = answer.Why()
 		if answer.Nearest != nil {
 			d.At = answer.Nearest.Pos.Short()
 		}

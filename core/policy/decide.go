@@ -17,6 +17,9 @@ type Question struct {
 	// Request is set for a question about one request; otherwise the question
 	// is about the connection.
 	Request *netset.Request
+	// Whole asks for a connection whose requests nobody will look at: it is
+	// allowed only if all of them are.
+	Whole bool
 }
 
 // Answer is what [Intent.Decide] says, and why.
@@ -24,10 +27,13 @@ type Answer struct {
 	Allowed bool
 	// Permission is the one that allows, nil if none does.
 	Permission *Permission
-	// Nearest is the permission that came closest, when none allows, and Why
+	// Nearest is the permission that came closest, when none allows; Why says
 	// what it lacks.
 	Nearest *Permission
-	Why     string
+
+	q Question
+	// quarantine is what took the permission away, nil if nothing did.
+	quarantine *Quarantine
 }
 
 // Decide is the decision: allowed exactly when a permission in force holds the
@@ -39,33 +45,46 @@ func (in *Intent) Decide(q Question) Answer {
 		p := &in.Permissions[i]
 		from := p.From.Has(q.From)
 		if from && p.holds(q) {
-			return Answer{Allowed: true, Permission: p}
+			return Answer{Allowed: true, Permission: p, q: q}
 		}
 		if from || near == nil {
 			near = p
 		}
 	}
-	a := Answer{Nearest: near, Why: "no permission names " + q.To.Name}
-	if near != nil {
-		a.Why = fmt.Sprintf("the nearest is %s, which is for %s", near.Name, near.From.Name)
-		if near.From.Has(q.From) {
-			a.Why = fmt.Sprintf("the nearest is %s, which allows only %s", near.Name, near.Traffic)
-		}
-	}
 	for i := range in.Expired {
 		p := &in.Expired[i]
 		if p.To == q.To && p.From.Has(q.From) && p.holds(q) {
-			a.Nearest = p
-			a.Why = fmt.Sprintf("%s expired on %s", p.Name, p.Why.Until.Time.Format(time.DateOnly))
+			near = p
 		}
 	}
-	return a
+	return Answer{Nearest: near, q: q}
+}
+
+// Why says why the answer is no, in one line; empty if it is yes.
+func (a Answer) Why() string {
+	p := a.Nearest
+	switch {
+	case a.Allowed:
+		return ""
+	case a.quarantine != nil:
+		return a.quarantine.String()
+	case p == nil:
+		return "no permission names " + a.q.To.Name
+	case p.From.Has(a.q.From) && p.holds(a.q):
+		return fmt.Sprintf("%s expired on %s", p.Name, p.Why.Until.Time.Format(time.DateOnly))
+	case p.From.Has(a.q.From):
+		return fmt.Sprintf("the nearest is %s, which allows only %s", p.Name, p.Traffic)
+	}
+	return fmt.Sprintf("the nearest is %s, which is for %s", p.Name, p.From.Name)
 }
 
 // holds reports whether the question is within p. Where p is limited to some
 // requests, one whose path has a second spelling (an encoded or dotted segment)
 // is not: the server behind may read it as another path than the pattern did.
 func (p *Permission) holds(q Question) bool {
+	if q.Whole {
+		return p.Traffic.Has(q.Protocol, q.Port)
+	}
 	if q.Request == nil {
 		return p.Traffic.Opens(q.Protocol, q.Port)
 	}

@@ -148,9 +148,9 @@ func TestDecide(t *testing.T) {
 	for _, c := range cases {
 		a := in.Decide(policy.Question{From: c.from, To: c.to, Protocol: netset.TCP, Port: c.port, Request: c.r})
 		if a.Allowed != c.want {
-			t.Errorf("%s: allowed=%v, want %v (%s)", c.name, a.Allowed, c.want, a.Why)
+			t.Errorf("%s: allowed=%v, want %v (%s)", c.name, a.Allowed, c.want, a.Why())
 		}
-		if !a.Allowed && a.Why == "" {
+		if !a.Allowed && a.Why() == "" {
 			t.Errorf("%s: denied without a reason", c.name)
 		}
 	}
