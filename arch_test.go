@@ -44,11 +44,29 @@ var lattice = []struct {
 	{"target/targettest", []string{"core", "internal", "target"}, []string{"pgregory.net/rapid"}},
 	{"target", []string{"core", "internal"}, nil},
 	{"draft", []string{"core"}, nil},
+
+	{"mesh/flow", nil, nil},
+	{"mesh/registry", []string{"core/policy"}, nil},
+	{"mesh/generation", []string{"core/policy", "core/source"}, []string{"github.com/spiffe/go-spiffe/v2"}},
+	{"mesh/identity", []string{"internal"}, []string{"github.com/spiffe/go-spiffe/v2", "filippo.io/age", "google.golang.org/grpc", "golang.org/x/sync", "golang.org/x/sys"}},
+	{"mesh/tunnel", []string{"mesh/identity"}, []string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/time"}},
+	{"mesh/proxy", []string{"core/netset", "core/policy", "mesh/flow", "mesh/registry", "mesh/identity", "mesh/tunnel"},
+		[]string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/time", "golang.org/x/net"}},
+	{"mesh/host", []string{"core/policy", "core/source", "internal"},
+		[]string{"github.com/google/nftables", "github.com/vishvananda/netlink", "github.com/mdlayher/netlink", "golang.org/x/sync", "golang.org/x/sys"}},
+	{"mesh/control", []string{"core/policy", "core/source", "internal", "mesh/flow", "mesh/generation", "mesh/identity"},
+		[]string{"github.com/nats-io", "github.com/spiffe/go-spiffe/v2", "golang.org/x/sync"}},
+	{"mesh/probe", []string{"core/netset", "core/policy", "mesh/flow", "mesh/identity", "mesh/tunnel"},
+		[]string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys"}},
+	{"mesh/node", []string{"core/netset", "core/policy", "core/source", "internal", "mesh"},
+		[]string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys"}},
 	{"render", []string{"core", "render"}, nil},
 
-	{"app", []string{"core", "internal", "recognise", "policyfile", "target", "draft", "render"}, nil},
+	{"app", []string{"core", "internal", "recognise", "policyfile", "target", "draft", "mesh", "render"}, []string{"golang.org/x/sync"}},
 	{"cli", []string{"core", "app", "render", "target"}, []string{"golang.org/x/term"}},
-	{"cmd", []string{"cli"}, nil},
+	{"cmd", []string{"cli", "mesh/node"}, nil},
+
+	{"examples", []string{"examples"}, nil},
 }
 
 // siblings are folders whose children never import each other.
