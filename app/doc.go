@@ -27,6 +27,8 @@ type Env struct {
 	// Now is the time by which permissions expire.
 	Now     time.Time
 	Version string
+	// Getenv reads the environment; nil for an empty one.
+	Getenv func(string) string
 	// Progress is called, if set, while long work goes on.
 	Progress func(Progress)
 }
@@ -41,6 +43,13 @@ func (e *Env) progress(doing string, done, total int64) {
 	if e.Progress != nil {
 		e.Progress(Progress{doing, done, total})
 	}
+}
+
+func (e *Env) getenv(name string) string {
+	if e.Getenv == nil {
+		return ""
+	}
+	return e.Getenv(name)
 }
 
 // abs returns the path to open for a path that the user gave.

@@ -11,6 +11,7 @@ import (
 	"bulkhead/core/policy"
 	"bulkhead/core/source"
 	"bulkhead/internal/yamldoc"
+	"bulkhead/mesh/host"
 	"bulkhead/policyfile"
 )
 
@@ -133,6 +134,11 @@ func (e *Env) resolve(files []policyfile.File) (*policy.Intent, source.Diagnosti
 	ds = append(ds, more...)
 	for i := range p.Workloads {
 		for _, b := range p.Workloads[i].Bindings {
+			if b.Target.Value == host.BindingName {
+				_, wrong := host.ParseBinding(b)
+				ds = append(ds, wrong...)
+				continue
+			}
 			t := targetOf(b.Target.Value)
 			if t == nil {
 				unknownTarget(b.Target, &ds)
@@ -179,6 +185,7 @@ func unknownTarget(name policy.Text, ds *source.Diagnostics) {
 	for _, t := range targets() {
 		known = append(known, t.Name())
 	}
+	known = append(known, host.BindingName)
 	if near := source.Nearest(name.Value, known); near != "" {
 		ds.Errorf("unknown-target", name.Pos, "there is no target %q", name.Value).WithFix("did you mean %s?", near)
 		return

@@ -105,7 +105,7 @@ func (c *Command) Run() int {
 func (k *call) run() int {
 	k.out = bufio.NewWriterSize(k.Stdout, 1<<16)
 	k.bar = newBar(k.Stderr)
-	k.env = &app.Env{Stdin: k.Stdin, Dir: k.Dir, Now: k.Now, Version: k.Version, Progress: k.bar.show}
+	k.env = &app.Env{Stdin: k.Stdin, Dir: k.Dir, Now: k.Now, Version: k.Version, Getenv: k.Getenv, Progress: k.bar.show}
 	code, err := k.verb.run(k)
 	k.bar.clear()
 	if err == nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"flag"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -69,13 +70,29 @@ func TestExamplesParse(t *testing.T) {
 	for _, v := range verbs() {
 		for _, e := range v.examples {
 			_, words, _ := strings.Cut(e.command, "bulkhead "+v.name)
-			for _, end := range []string{"|", ">", "<", "&&", ")"} {
-				words, _, _ = strings.Cut(words, end)
-			}
 			k := &call{Command: &Command{}, verb: v}
-			if _, err := k.parse(strings.Fields(words)); err != nil {
+			if _, err := k.parse(shellWords(words)); err != nil {
 				t.Errorf("%q: %v", e.command, err)
 			}
 		}
 	}
 }
+
+// shellWords splits the arguments of an example as a shell would, up to what
+// follows the command.
+func shellWords(text string) []string {
+	var out []string
+	for len(text) > 0 {
+		word := word.FindString(text)
+		if word == "" || strings.ContainsAny(word[:1], "|<>&)") {
+			break
+		}
+		if clean := strings.NewReplacer(`"`, "", "'", "").Replace(strings.TrimSpace(word)); clean != "" {
+			out = append(out, clean)
+		}
+		text = text[len(word):]
+	}
+	return out
+}
+
+var word = regexp.MustCompile(`^(?:"[^"]*"|'[^']*'|[^"'\s|<>&)]|[|<>&)])*\s*`)

@@ -45,6 +45,7 @@ type options struct {
 	signatures string
 	out        string
 	check      bool
+	live       liveOptions
 }
 
 // values is a flag that can be given several times, or with commas.

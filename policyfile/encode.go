@@ -32,6 +32,9 @@ func encode(p *policy.Policy) *tree {
 		m.texts("to", f.To)
 		m.texts("may", f.May)
 		m.text("enforcedBy", f.EnforcedBy)
+		m.truth("plaintext", f.Plaintext)
+		m.text("rate", f.Rate)
+		m.truth("evidence", f.Evidence)
 		m.why(f.Why)
 	}
 	encodeOutside(t, p)
@@ -152,9 +155,9 @@ func ownDestinations(p *policy.Policy) []policy.Destination {
 }
 
 func encodeShortForms(t *tree, p *policy.Policy) {
-	short := func(name, key string, to policy.Text, from []policy.Text, why policy.Why) {
+	short := func(name, key string, to policy.Text, from []policy.Text, evidence bool, why policy.Why) {
 		s := language.entry(name)
-		if len(from) == 0 && why == (policy.Why{}) {
+		if len(from) == 0 && !evidence && why == (policy.Why{}) {
 			t.put(name, scalarTree(to.Value, s))
 			return
 		}
@@ -162,16 +165,17 @@ func encodeShortForms(t *tree, p *policy.Policy) {
 		t.put(name, m)
 		m.text(key, to)
 		m.texts("from", from)
+		m.truth("evidence", evidence)
 		m.why(why)
 	}
 	if d := p.DNS; d != nil {
-		short("dns", "to", d.To, d.From, d.Why)
+		short("dns", "to", d.To, d.From, false, d.Why)
 	}
 	if d := p.Telemetry; d != nil {
-		short("telemetry", "to", d.To, d.From, d.Why)
+		short("telemetry", "to", d.To, d.From, d.Evidence, d.Why)
 	}
 	if g := p.Gateway; g != nil {
-		short("gateway", "through", g.Through, nil, policy.Why{})
+		short("gateway", "through", g.Through, nil, false, policy.Why{})
 	}
 }
 

@@ -53,6 +53,8 @@ var place = &shape{noun: "binding", mayBeEmpty: true, named: &named{name: fieldN
 	named:  &named{name: fieldName, item: one(fieldValue)},
 }}}
 
+const evidenceDoc = "Keeps it open in a quarantine that keeps evidence."
+
 var flowKeys = []key{
 	section("flows", "Permissions between workloads.", "flow", permission(
 		required("from", "Who may talk.", oneOrMore(party)),
@@ -60,6 +62,11 @@ var flowKeys = []key{
 		optional("may", "What it may do: connect, read, write, call, or requests. Without it: connect.",
 			oneOrMore(access)),
 		optional("enforcedBy", "Accepts that no layer can tell the access apart.", one(enforcer)),
+		optional("plaintext", "Exempts the flow from the mesh: no mutual TLS, and only addresses and ports are enforced. "+
+			"For collectives and rendezvous; it needs `because` and `owner`.", one(boolean)),
+		optional("rate", "The most bytes per second that each workload in `from` may exchange with a service: all its "+
+			"connections and both directions together.", one(rate)),
+		optional("evidence", evidenceDoc, one(boolean)),
 	)...),
 	{name: "dns", doc: "Name resolution: every workload, or those in `from`, may ask `to`.",
 		shape: noun("dns", shortOr(resolver, permission(
@@ -70,6 +77,7 @@ var flowKeys = []key{
 		shape: noun("telemetry", shortOr(served, permission(
 			required("to", "The service that collects.", one(served)),
 			optional("from", "Who may send; all by default.", oneOrMore(party)),
+			optional("evidence", evidenceDoc, one(boolean)),
 		)...))},
 }
 

@@ -28,7 +28,8 @@ func readPolicy(p *policy.Policy, root yamldoc.Value) {
 	}
 	for _, v := range root.Get("flows").Items() {
 		p.Flows = append(p.Flows, policy.Flow{From: texts(v.Get("from")), To: texts(v.Get("to")),
-			May: texts(v.Get("may")), EnforcedBy: text(v.Get("enforcedBy")), Why: why(v), Pos: v.Pos()})
+			May: texts(v.Get("may")), EnforcedBy: text(v.Get("enforcedBy")), Plaintext: truthOf(v.Get("plaintext")),
+			Rate: text(v.Get("rate")), Evidence: truthOf(v.Get("evidence")), Why: why(v), Pos: v.Pos()})
 	}
 	readOutside(p, root)
 	readShortForms(p, root)
@@ -64,7 +65,8 @@ func readShortForms(p *policy.Policy, root yamldoc.Value) {
 		p.DNS = &policy.DNS{To: shortOrKey(v, "to"), From: texts(v.Get("from")), Why: why(v), Pos: v.Pos()}
 	}
 	if v := root.Get("telemetry"); v.Kind() != yamldoc.Missing && p.Telemetry == nil {
-		p.Telemetry = &policy.Telemetry{To: shortOrKey(v, "to"), From: texts(v.Get("from")), Why: why(v), Pos: v.Pos()}
+		p.Telemetry = &policy.Telemetry{To: shortOrKey(v, "to"), From: texts(v.Get("from")),
+			Evidence: truthOf(v.Get("evidence")), Why: why(v), Pos: v.Pos()}
 	}
 	if v := root.Get("gateway"); v.Kind() != yamldoc.Missing && p.Gateway == nil {
 		p.Gateway = &policy.Gateway{Through: shortOrKey(v, "through"), Pos: v.Pos()}

@@ -16,6 +16,7 @@ const (
 	ruleName        = "name"
 	ruleNoPolicy    = "no-policy"
 	rulePort        = "port"
+	ruleRate        = "rate"
 	ruleReference   = "reference"
 	ruleRequest     = "request"
 	ruleTooLong     = "too-long"

@@ -125,6 +125,9 @@ var (
 		doc: "A port from 1 to 65535, or a range such as 6000-6010."}
 	port = &syntax{name: "port", wants: "a port", plural: "ports", kind: number, check: checkPort,
 		doc: "A port from 1 to 65535."}
+	rate = &syntax{name: "rate", wants: "a rate such as 100MiB/s",
+		pattern: "^[1-9][0-9]*(" + strings.Join(policy.RateUnits(), "|") + ")/s$", check: checkRate,
+		doc: "Bytes per second: a whole number, one of " + strings.Join(policy.RateUnits(), ", ") + ", and /s."}
 	date = &syntax{name: "date", wants: "a date such as 2027-06-30", plural: "dates",
 		pattern: `^[0-9]{4}-[0-9]{2}-[0-9]{2}$`, format: "date", check: checkDate,
 		doc: "A day as YYYY-MM-DD. The permission holds through that day, UTC."}
@@ -185,6 +188,13 @@ func checkVersion(text string) *fault {
 		return nil
 	}
 	return wrong(ruleValue, "write version: 1", "version %s is not known to this program", quoted(text))
+}
+
+func checkRate(text string) *fault {
+	if _, err := policy.ParseRate(text); err != nil {
+		return wrong(ruleRate, "write a number, a unit and /s without spaces, such as 100MiB/s or 2Gbit/s", "%v", err)
+	}
+	return nil
 }
 
 func checkDate(text string) *fault {

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"bulkhead/cli"
+	"bulkhead/mesh/host"
 )
 
 func main() {
+	host.Child(os.Args) // before anything else: this process may be about to become a workload
 	c := &cli.Command{
 		Args:    os.Args[1:],
 		Stdin:   os.Stdin,

@@ -20,7 +20,14 @@ type Intent struct {
 	zones        map[string]*Zone
 	destinations map[string]*Destination
 	groups       map[string]*Group
-	byTo         map[Party][]int // indexes into Permissions
+
+	force   index // of Permissions
+	expired index // of Expired
+
+	// Of an intent in quarantine: what it was before, and by what it is held.
+	before      *Intent
+	quarantines []Quarantine
+	held        held
 }
 
 // PartyKind says what a [Party] is.
@@ -53,6 +60,15 @@ type Group struct {
 	Name    string
 	Members []Party
 	set     map[Party]bool
+}
+
+// newGroup returns a group of members that differ from each other.
+func newGroup(name string, members []Party) *Group {
+	g := &Group{Name: name, Members: members, set: make(map[Party]bool, len(members))}
+	for _, m := range members {
+		g.set[m] = true
+	}
+	return g
 }
 
 // Has reports whether p is a member.
@@ -88,6 +104,14 @@ type Permission struct {
 	// ByApplication says that the access within Traffic is left to the
 	// application.
 	ByApplication bool
+	// Plaintext says that it is enforced by address and port only: the mesh
+	// proves no identity and reads nothing.
+	Plaintext bool
+	// Rate is the most bytes per second that each member of From may exchange
+	// with To by it, 0 for no limit.
+	Rate uint64
+	// Evidence says that a quarantine which keeps evidence leaves it.
+	Evidence bool
 	// Via is the workload of the gateway through which an egress permission
 	// goes. Where it is set the permission is no direct way: the permissions of
 	// kind gateway that it implies are.

@@ -51,10 +51,16 @@ type Date struct {
 	Pos  source.Pos
 }
 
-// Expired reports whether the day is over at now.
-func (d Date) Expired(now time.Time) bool {
-	return !d.Time.IsZero() && !now.Before(d.Time.AddDate(0, 0, 1))
+// End is the moment from which it holds no longer, zero if it always holds.
+func (d Date) End() time.Time {
+	if d.Time.IsZero() {
+		return time.Time{}
+	}
+	return d.Time.AddDate(0, 0, 1)
 }
+
+// Expired reports whether the day is over at now.
+func (d Date) Expired(now time.Time) bool { return !d.Time.IsZero() && !now.Before(d.End()) }
 
 // Role is what a zone is for; built-in invariants speak of roles.
 type Role string
@@ -141,6 +147,12 @@ type Flow struct {
 	May  []Text // access words and request patterns; empty means connect
 	// EnforcedBy is `application` when no layer can tell the access apart.
 	EnforcedBy Text
+	// Plaintext exempts the flow from the mesh: only addresses and ports are
+	// enforced, for collectives and rendezvous.
+	Plaintext bool
+	Rate      Text // as [ParseRate] reads it; empty means no limit
+	// Evidence keeps the flow open in a quarantine that keeps evidence.
+	Evidence bool
 	Why
 	Pos source.Pos
 }
@@ -216,8 +228,9 @@ type DNS struct {
 
 // Telemetry is the short form for sending metrics, traces and logs.
 type Telemetry struct {
-	To   Text
-	From []Text
+	To       Text
+	From     []Text
+	Evidence bool // as that of a [Flow]
 	Why
 	Pos source.Pos
 }

@@ -144,7 +144,7 @@ func (r *resolver) single(p Party) *Group {
 	if g := r.in.groups[key]; g != nil {
 		return g
 	}
-	g := &Group{Name: p.Name, Members: []Party{p}, set: map[Party]bool{p: true}}
+	g := newGroup(p.Name, []Party{p})
 	r.in.groups[key] = g
 	return g
 }

@@ -34,7 +34,6 @@ func Resolve(p *Policy, now time.Time) (*Intent, source.Diagnostics) {
 			zones:        map[string]*Zone{},
 			destinations: map[string]*Destination{},
 			groups:       map[string]*Group{},
-			byTo:         map[Party][]int{},
 		},
 	}
 	r.names()
@@ -47,10 +46,7 @@ func Resolve(p *Policy, now time.Time) (*Intent, source.Diagnostics) {
 	r.exposures()
 	r.shortForms()
 	r.others()
-	for i := range r.in.Permissions {
-		to := r.in.Permissions[i].To
-		r.in.byTo[to] = append(r.in.byTo[to], i)
-	}
+	r.in.force, r.in.expired = newIndex(r.in.Permissions), newIndex(r.in.Expired)
 	r.ds.Sort()
 	return r.in, r.ds
 }
@@ -170,29 +166,6 @@ func (r *resolver) gateway() {
 	}
 }
 
-func (r *resolver) flows() {
-	for i := range r.in.Policy.Flows {
-		f := &r.in.Policy.Flows[i]
-		if v := f.EnforcedBy.Value; v != "" && v != EnforcedByApplication {
-			r.ds.Errorf("enforced-by", f.EnforcedBy.Pos, "enforcedBy %q is not known", v).WithFix("write enforcedBy: application, or leave it out")
-		}
-		from := r.groups(f.From)
-		for _, to := range f.To {
-			for _, t := range r.targets(to) {
-				proto, _ := ProtocolByName(t.service.Protocol.Value)
-				a := resolveAccess(f.May, proto, t.service, f.EnforcedBy, &r.ds)
-				for _, g := range from {
-					r.permit(Permission{
-						Kind: FlowKind, From: g, To: Party{WorkloadParty, t.workload.Name.Value},
-						Service: t.service, Traffic: t.service.traffic(a), ByApplication: a.byApp, Why: f.Why,
-						Name: fmt.Sprintf("flow %s → %s/%s", g.Name, t.workload.Name.Value, t.service.Name.Value), Pos: f.Pos,
-					})
-				}
-			}
-		}
-	}
-}
-
 // permit records a permission, in force or expired.
 func (r *resolver) permit(p Permission) {
 	if p.Traffic.IsEmpty() {
@@ -261,17 +234,16 @@ func (g *Group) without(p Party) *Group {
 	if !g.Has(p) {
 		return g
 	}
-	out := &Group{Name: g.Name, set: map[Party]bool{}}
+	members := make([]Party, 0, len(g.Members)-1)
 	for _, m := range g.Members {
 		if m != p {
-			out.Members = append(out.Members, m)
-			out.set[m] = true
+			members = append(members, m)
 		}
 	}
-	if len(out.Members) == 0 {
+	if len(members) == 0 {
 		return nil
 	}
-	return out
+	return newGroup(g.Name, members)
 }
 
 // place is a destination with everything filled in.
@@ -442,23 +414,25 @@ func (r *resolver) shortForms() {
 					Name: fmt.Sprintf("dns %s → %s", g.Name, d.To.Value), Pos: d.Pos})
 			}
 		} else {
-			r.service(DNSKind, d.To, d.From, d.Why, d.Pos)
+			r.service(Permission{Kind: DNSKind, Why: d.Why, Pos: d.Pos}, d.To, d.From)
 		}
 	}
 	if t := r.in.Policy.Telemetry; t != nil {
-		r.service(TelemetryKind, t.To, t.From, t.Why, t.Pos)
+		r.service(Permission{Kind: TelemetryKind, Evidence: t.Evidence, Why: t.Why, Pos: t.Pos}, t.To, t.From)
 	}
 }
 
-func (r *resolver) service(kind Kind, to Text, from []Text, why Why, pos source.Pos) {
+// service completes a permission of a short form for each service in to.
+func (r *resolver) service(p Permission, to Text, from []Text) {
 	for _, t := range r.targets(to) {
 		self := Party{WorkloadParty, t.workload.Name.Value}
 		for _, g := range r.groupsOrAll(from) {
 			if g = g.without(self); g == nil {
 				continue
 			}
-			r.permit(Permission{Kind: kind, From: g, To: self, Service: t.service, Traffic: t.service.Traffic(), Why: why,
-				Name: fmt.Sprintf("%s %s → %s/%s", kind, g.Name, t.workload.Name.Value, t.service.Name.Value), Pos: pos})
+			p.From, p.To, p.Service, p.Traffic = g, self, t.service, t.service.Traffic()
+			p.Name = fmt.Sprintf("%s %s → %s/%s", p.Kind, g.Name, t.workload.Name.Value, t.service.Name.Value)
+			r.permit(p)
 		}
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"bulkhead/core/netset"
 	"bulkhead/core/policy"
 	"bulkhead/core/source"
@@ -161,24 +159,6 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestDecideEqualsBetween: the single decision and its symbolic form agree.
-func TestDecideEqualsBetween(t *testing.T) {
-	in, _ := resolve(t, "p.yaml", []byte(platform))
-	parties := []policy.Party{party("store"), party("cache"), party("job"), party("eval"), party("gw"),
-		{Kind: policy.OutsideParty, Name: policy.Internet}, {Kind: policy.OutsideParty, Name: "pypi"}, {Kind: policy.OutsideParty, Name: "203.0.113.0/24"}}
-	rapid.Check(t, func(t *rapid.T) {
-		from, to := rapid.SampledFrom(parties).Draw(t, "from"), rapid.SampledFrom(parties).Draw(t, "to")
-		r := netset.Request{Method: rapid.SampledFrom([]string{"GET", "PUT", "POST"}).Draw(t, "method"), Host: "h",
-			Path: rapid.SampledFrom([]string{"/", "/public/x", "/public", "/x/y"}).Draw(t, "path")}
-		port := rapid.SampledFrom([]uint16{80, 443, 3128, 5432, 6379, 8080}).Draw(t, "port")
-		proto := rapid.SampledFrom([]netset.Protocol{netset.TCP, netset.UDP}).Draw(t, "protocol")
-		one := in.Decide(policy.Question{From: from, To: to, Protocol: proto, Port: port, Request: &r}).Allowed
-		if all := in.Between(from, to).HasRequest(proto, port, r); one != all {
-			t.Fatalf("%v → %v %v/%d %v: Decide %v, Between %v", from, to, proto, port, r, one, all)
-		}
-	})
-}
-
 func TestPolicyTests(t *testing.T) {
 	text := platform + `tests:
   - {from: zone/train, to: store/api, allow: [GET /x], deny: [PUT /x]}
@@ -286,30 +266,5 @@ func TestExpiring(t *testing.T) {
 	}
 	if !found || len(in.Expired) != 1 {
 		t.Errorf("expired permissions: %d, announced %v", len(in.Expired), found)
-	}
-}
-
-func BenchmarkDecide(b *testing.B) {
-	var text strings.Builder
-	text.WriteString("version: 1\nplatform: p\nzones: {z: {role: custom}}\nworkloads:\n")
-	const n = 10_000
-	for i := range n {
-		fmt.Fprintf(&text, "  w%d: {zone: z, serves: {a: http/8080}}\n", i)
-	}
-	text.WriteString("flows:\n")
-	for i := range n {
-		fmt.Fprintf(&text, "  - {from: w%d, to: w%d/a, because: x, owner: y}\n", i, (i+7)%n)
-	}
-	p, ds := policyfile.Parse([]policyfile.File{{Name: "p", Text: []byte(text.String())}})
-	if ds.HasErrors() {
-		b.Fatal(ds)
-	}
-	in, _ := policy.Resolve(p, now)
-	q := policy.Question{From: party("w10"), To: party("w17"), Protocol: netset.TCP, Port: 8080}
-	b.ReportAllocs()
-	for b.Loop() {
-		if !in.Decide(q).Allowed {
-			b.Fatal("denied")
-		}
 	}
 }

@@ -28,6 +28,9 @@ const (
 	// Request is one request of a connection whose requests are decided, when
 	// it ended.
 	Request Event = "request"
+	// Count is what passed by an exemption in the time before: the kernel counts
+	// it, and no proxy saw it.
+	Count Event = "count"
 )
 
 // Side says which of the two proxies reports.
@@ -73,6 +76,8 @@ type Record struct {
 	Method string `json:"method,omitempty"`
 	Status int    `json:"status,omitempty"`
 
+	// Count is how many refusals this record stands for, all alike; 0 means one.
+	Count uint64 `json:"count,omitempty"`
 	// Probe is the id of the probe that made it, so that it stays out of
 	// baselines.
 	Probe string `json:"probe,omitempty"`

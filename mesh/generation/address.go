@@ -41,85 +41,97 @@ const (
 )
 
 // Allocate gives every zone and workload of a policy its address. What had one
-// before keeps it, as long as its zone stays the same; an address that became
-// free is given away last.
+// before keeps it, as long as its zone stays the same. One that was just given
+// up is given to another only if there is no fresh one: somebody may still hold
+// it for the one that had it.
 func Allocate(p *policy.Policy, before Addresses) (Addresses, error) {
 	out := Addresses{Zones: map[string]Subnet{}, Workloads: map[string]Address{}}
-	usedZones := map[int]bool{}
+	zones := newPool(maxZones)
+	for _, s := range before.Zones {
+		zones.recent[s.Index] = true
+	}
 	for i := range p.Zones {
 		name := p.Zones[i].Name.Value
 		if s, ok := before.Zones[name]; ok {
 			out.Zones[name] = s
-			usedZones[s.Index] = true
+			zones.used[s.Index] = true
 		}
-	}
-	old := map[int]bool{}
-	for _, s := range before.Zones {
-		old[s.Index] = true
 	}
 	for i := range p.Zones {
 		name := p.Zones[i].Name.Value
 		if _, ok := out.Zones[name]; ok {
 			continue
 		}
-		index, ok := free(maxZones, usedZones, old)
+		index, ok := zones.take()
 		if !ok {
-			return Addresses{}, fmt.Errorf("there are more than %d zones", maxZones)
+			return Addresses{}, fmt.Errorf("there are more than %d zones: merge some", maxZones)
 		}
-		usedZones[index] = true
 		out.Zones[name] = subnet(p.Platform.Value, index)
 	}
-	used := map[string]map[int]bool{}
-	gone := map[string]map[int]bool{}
-	for name := range out.Zones {
-		used[name], gone[name] = map[int]bool{}, map[int]bool{}
-	}
-	for _, a := range before.Workloads {
-		if gone[a.Zone] != nil {
-			gone[a.Zone][a.Index] = true
-		}
-	}
-	for i := range p.Workloads {
-		w := &p.Workloads[i]
-		if a, ok := before.Workloads[w.Name.Value]; ok && a.Zone == w.Zone.Value && used[a.Zone] != nil {
-			out.Workloads[w.Name.Value] = a
-			used[a.Zone][a.Index] = true
-		}
-	}
-	next := map[string]int{}
-	for i := range p.Workloads {
-		w := &p.Workloads[i]
-		name, zone := w.Name.Value, w.Zone.Value
-		if _, ok := out.Workloads[name]; ok || used[zone] == nil {
-			continue
-		}
-		for used[zone][next[zone]] || gone[zone][next[zone]] {
-			next[zone]++
-		}
-		index := next[zone]
-		if index >= maxWorkloads {
-			var ok bool
-			if index, ok = free(maxWorkloads, used[zone], nil); !ok {
-				return Addresses{}, fmt.Errorf("zone %s has more than %d workloads", zone, maxWorkloads)
-			}
-		}
-		used[zone][index] = true
-		out.Workloads[name] = out.Zones[zone].address(zone, index)
+	if err := out.allocate(p.Workloads, before.Workloads); err != nil {
+		return Addresses{}, err
 	}
 	return out, nil
 }
 
-// free returns the first index below limit that is not used, and was not
-// before if there is such a one.
-func free(limit int, used, before map[int]bool) (int, bool) {
-	for i := range limit {
-		if !used[i] && !before[i] {
-			return i, true
+// allocate gives workloads their addresses in the zones of a.
+func (a *Addresses) allocate(workloads []policy.Workload, before map[string]Address) error {
+	pools := make(map[string]*pool, len(a.Zones))
+	for zone := range a.Zones {
+		pools[zone] = newPool(maxWorkloads)
+	}
+	for _, old := range before {
+		if in := pools[old.Zone]; in != nil {
+			in.recent[old.Index] = true
 		}
 	}
-	for i := range limit {
-		if !used[i] {
-			return i, true
+	for i := range workloads {
+		w := &workloads[i]
+		old, ok := before[w.Name.Value]
+		if in := pools[w.Zone.Value]; ok && in != nil && old.Zone == w.Zone.Value {
+			a.Workloads[w.Name.Value] = old
+			in.used[old.Index] = true
+		}
+	}
+	for i := range workloads {
+		w := &workloads[i]
+		name, zone := w.Name.Value, w.Zone.Value
+		in := pools[zone]
+		if _, ok := a.Workloads[name]; ok || in == nil {
+			continue
+		}
+		index, ok := in.take()
+		if !ok {
+			return fmt.Errorf("zone %s has more than %d workloads: split it", zone, maxWorkloads)
+		}
+		a.Workloads[name] = a.Zones[zone].address(zone, index)
+	}
+	return nil
+}
+
+// pool gives away the indexes below a limit: first those that nobody has or just
+// had, then any that nobody has.
+type pool struct {
+	limit        int
+	used, recent map[int]bool
+	fresh, any   int // none below is left
+}
+
+func newPool(limit int) *pool {
+	return &pool{limit: limit, used: map[int]bool{}, recent: map[int]bool{}}
+}
+
+func (p *pool) take() (index int, ok bool) {
+	for ; p.fresh < p.limit; p.fresh++ {
+		if !p.used[p.fresh] && !p.recent[p.fresh] {
+			p.used[p.fresh] = true
+			return p.fresh, true
+		}
+	}
+	for ; p.any < p.limit; p.any++ {
+		if !p.used[p.any] {
+			p.used[p.any] = true
+			return p.any, true
 		}
 	}
 	return 0, false

@@ -9,35 +9,23 @@
 // platform is.
 //
 // What is dangerous: an order that is accepted is enforced. [Open] checks the
-// signature before it reads anything, and [Order.Follows] refuses an order that
-// is older than one already seen. A plan is decoded only after its digest was
-// found in a signed order.
+// signature before it reads what was signed, and [Order.Follows] refuses an
+// order that is older than one already seen. A plan is decoded only after its
+// digest was found in a signed order. Neither is accepted if it says anything
+// that this version does not know: a part that was skipped could be a limit.
 package generation
 
 import (
 	"bytes"
-	"compress/flate"
 	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/gob"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"time"
 
 	"bulkhead/core/policy"
-	"bulkhead/core/source"
 )
-
-// Plan is what a policy means for the mesh.
-type Plan struct {
-	Policy *policy.Policy
-	// Addresses are where workloads are inside the mesh, the same on every node.
-	Addresses Addresses
-}
 
 // Order puts a plan in force.
 type Order struct {
@@ -57,11 +45,8 @@ type Node struct {
 	Tunnel netip.AddrPort `json:"tunnel,omitzero"`
 }
 
-// Limits of what is decoded.
-const (
-	maxOrder = 4 << 20
-	maxPlan  = 1 << 30
-)
+// maxOrder is the longest order that is read, with its signature.
+const maxOrder = 4 << 20
 
 // context keeps a signature of an order from meaning anything else.
 const context = "bulkhead/order/v1\n"
@@ -78,27 +63,47 @@ func Seal(o *Order, key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(sealed{text, ed25519.Sign(key, append([]byte(context), text...))})
+	out, err := json.Marshal(sealed{text, ed25519.Sign(key, append([]byte(context), text...))})
+	if err != nil {
+		return nil, err
+	}
+	if len(out) > maxOrder {
+		return nil, tooLong(out)
+	}
+	return out, nil
+}
+
+func tooLong(text []byte) error {
+	return fmt.Errorf("an order of %d bytes is longer than %d", len(text), maxOrder)
 }
 
 // ErrForged is the error of an order that control did not sign.
 var ErrForged = errors.New("the order is not signed by this platform's control")
 
-// Open returns the order if control signed it.
+// Open returns the order if control signed it. It accepts exactly the bytes that
+// [Seal] returned: there is no second spelling of an order.
 func Open(text []byte, control ed25519.PublicKey) (*Order, error) {
 	if len(text) > maxOrder {
-		return nil, fmt.Errorf("an order of %d bytes is longer than %d", len(text), maxOrder)
+		return nil, tooLong(text)
 	}
 	var s sealed
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, fmt.Errorf("an order cannot be read: %w", err)
 	}
+	if again, err := json.Marshal(s); err != nil || !bytes.Equal(again, text) {
+		return nil, ErrForged
+	}
 	if len(control) != ed25519.PublicKeySize || !ed25519.Verify(control, append([]byte(context), s.Order...), s.Signature) {
 		return nil, ErrForged
 	}
 	var o Order
-	if err := json.Unmarshal(s.Order, &o); err != nil {
-		return nil, fmt.Errorf("a signed order cannot be read: %w", err)
+	known := json.NewDecoder(bytes.NewReader(s.Order))
+	known.DisallowUnknownFields()
+	if err := known.Decode(&o); err != nil {
+		return nil, fmt.Errorf("a signed order cannot be read, perhaps because it is of a newer version: %w", err)
+	}
+	if o.Number == 0 {
+		return nil, errors.New("a signed order has no number: generations count from 1")
 	}
 	return &o, nil
 }
@@ -112,56 +117,18 @@ func (o *Order) Follows(last *Order) error {
 		return fmt.Errorf("generation %d is of platform %q, not %q", o.Number, o.Platform, last.Platform)
 	case o.Number < last.Number:
 		return fmt.Errorf("generation %d is older than %d, which is in force", o.Number, last.Number)
-	case o.Number == last.Number && (o.Plan != last.Plan || !o.At.Equal(last.At)):
+	case o.Number == last.Number && !o.equal(last):
 		return fmt.Errorf("there are two generations %d; the first stays in force", o.Number)
 	}
 	return nil
 }
 
-// Pack encodes a plan and returns its digest.
-func (p *Plan) Pack() (data []byte, digest string, err error) {
-	var buf bytes.Buffer
-	z, err := flate.NewWriter(&buf, flate.BestSpeed)
+// equal reports whether both order the same: they are signed as the same text.
+func (o *Order) equal(p *Order) bool {
+	a, err := json.Marshal(o)
 	if err != nil {
-		return nil, "", err
+		return false
 	}
-	if err := gob.NewEncoder(z).Encode(p); err != nil {
-		return nil, "", err
-	}
-	if err := z.Close(); err != nil {
-		return nil, "", err
-	}
-	return buf.Bytes(), Digest(buf.Bytes()), nil
-}
-
-// Digest names data.
-func Digest(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-// Unpack decodes the plan that a signed order names.
-func Unpack(data []byte, digest string) (*Plan, error) {
-	if Digest(data) != digest {
-		return nil, fmt.Errorf("the plan is not the one that the order names: its digest is not %s", digest)
-	}
-	var p Plan
-	limited := &io.LimitedReader{R: flate.NewReader(bytes.NewReader(data)), N: maxPlan}
-	if err := gob.NewDecoder(limited).Decode(&p); err != nil {
-		return nil, fmt.Errorf("a plan cannot be read: %w", err)
-	}
-	if p.Policy == nil {
-		return nil, errors.New("a plan holds no policy")
-	}
-	return &p, nil
-}
-
-// Intent returns what a generation allows at now. A clock that was set back
-// does not bring back what expired: time never runs before the order's own.
-func Intent(o *Order, p *Plan, now time.Time) (*policy.Intent, source.Diagnostics) {
-	if now.Before(o.At) {
-		now = o.At
-	}
-	in, ds := policy.Resolve(p.Policy, now)
-	return in.Quarantined(o.Quarantines), ds
+	b, err := json.Marshal(p)
+	return err == nil && bytes.Equal(a, b)
 }

@@ -7,6 +7,10 @@
 //
 // The decision is that of [policy.Intent.Decide] and of nothing else. Before
 // the first generation everything is denied.
+//
+// What is dangerous: an answer of allow is only as good as the next look at
+// [Entry.Revoked], and a closer that blocks keeps those behind it open, though
+// silent.
 package registry
 
 import (
@@ -14,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bulkhead/core/netset"
 	"bulkhead/core/policy"
 )
 
@@ -85,10 +90,10 @@ type Entry struct {
 	id uint64
 	q  policy.Question
 
-	revoked atomic.Bool
+	// denied is the decision that took it back, nil if none did. It is set once.
+	denied atomic.Pointer[Verdict]
 
-	mu     sync.Mutex // guards the following
-	reason Reason
+	mu     sync.Mutex // guards closer
 	closer func(Reason)
 }
 
@@ -118,14 +123,14 @@ func (r *Registry) decide(f *Force, q policy.Question) Verdict {
 }
 
 // OnRevoke says how to close it. If it was revoked before, closer is called at
-// once. It is called at most once, must not block, and may run while the owner
-// still sets up or tears down.
+// once. It is called at most once, and may run while the owner still sets up or
+// tears down, also after Done. It must not block: it resets a socket or cancels
+// a context, and leaves all else to the owner.
 func (e *Entry) OnRevoke(closer func(Reason)) {
 	e.mu.Lock()
-	if e.revoked.Load() {
-		reason := e.reason
+	if v := e.denied.Load(); v != nil {
 		e.mu.Unlock()
-		closer(reason)
+		closer(v.reason())
 		return
 	}
 	e.closer = closer
@@ -134,14 +139,21 @@ func (e *Entry) OnRevoke(closer func(Reason)) {
 
 // Revoked reports whether the policy took it back. Whoever moves bytes asks
 // before every write: it is set for everything that a generation denies before
-// the first socket is closed.
-func (e *Entry) Revoked() bool { return e.revoked.Load() }
+// the first socket is closed, and never unset, even if a later generation
+// allows the same again.
+func (e *Entry) Revoked() bool { return e.denied.Load() != nil }
 
-// Reason returns why it was revoked.
+// Reason returns why it was revoked, the zero Reason if it was not.
 func (e *Entry) Reason() Reason {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.reason
+	v := e.denied.Load()
+	if v == nil {
+		return Reason{}
+	}
+	return v.reason()
+}
+
+func (v *Verdict) reason() Reason {
+	return Reason{Says: v.Why(), Rule: RuleOf(v.Nearest), Generation: v.Generation}
 }
 
 // Done forgets it. It may be called more than once.
@@ -152,69 +164,96 @@ func (e *Entry) Done() {
 	s.mu.Unlock()
 }
 
-// Enforced says what a generation did.
-type Enforced struct{ Kept, Closed int }
+// Enforced says what a generation did. What was revoked before and has not ended
+// yet counts as neither.
+type Enforced struct {
+	Kept, Closed int
+	// Refused says that it was not put in force and changed nothing.
+	Refused bool
+}
 
 // Enforce puts f in force and closes what it denies. When it returns, nothing
-// that f denies moves another byte, and everything of it was told to close. A
-// generation older than the one in force changes nothing.
+// that f denies moves another byte, and everything that it took back was told to
+// close.
+//
+// Refused is what is older than the generation in force, what has its number and
+// is another, and what is no generation at all. The one in force may be enforced
+// again: it allows less when a permission has expired.
 func (r *Registry) Enforce(f *Force) Enforced {
+	denied, out := r.revoke(f)
+	for _, e := range denied {
+		e.close()
+	}
+	return out
+}
+
+// revoke is the part of Enforce that is done for one generation after the other:
+// the closing is not, so that no closer can keep the next generation waiting.
+func (r *Registry) revoke(f *Force) (denied []*Entry, out Enforced) {
 	r.enforcing.Lock()
 	defer r.enforcing.Unlock()
-	if now := r.force.Load(); now != nil && f.Number < now.Number {
-		return Enforced{Kept: r.Len()}
+	if !f.follows(r.force.Load()) {
+		return nil, Enforced{Kept: r.Len(), Refused: true}
 	}
 	r.force.Store(f)
-	var out Enforced
-	var denied []*Entry
-	known := map[policy.Question]Verdict{} // requests are told apart by their pointer
+	known := map[asked]*Verdict{}
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
 		for _, e := range s.open {
-			v, ok := known[e.q]
-			if !ok {
-				v = r.decide(f, e.q)
-				if e.q.Request == nil {
-					known[e.q] = v
-				}
+			key := askedBy(e.q)
+			v := known[key]
+			if v == nil {
+				decided := r.decide(f, e.q)
+				v = &decided
+				known[key] = v
 			}
-			if v.Allowed {
+			switch {
+			case e.Revoked():
+			case v.Allowed:
 				out.Kept++
-				continue
-			}
-			if e.revoke(v) {
+			case e.denied.CompareAndSwap(nil, v):
 				denied = append(denied, e)
 			}
 		}
 		s.mu.Unlock()
 	}
-	for _, e := range denied {
-		e.close()
-	}
 	out.Closed = len(denied)
-	return out
+	return denied, out
 }
 
-// revoke marks it, and reports whether it was not marked before.
-func (e *Entry) revoke(v Verdict) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.revoked.Load() {
+func (f *Force) follows(last *Force) bool {
+	switch {
+	case f == nil || f.Intent == nil || f.Number == 0:
 		return false
+	case last == nil || f.Number > last.Number:
+		return true
 	}
-	e.reason = Reason{Says: v.Why(), Rule: RuleOf(v.Nearest), Generation: v.Generation}
-	e.revoked.Store(true)
-	return true
+	return f.Number == last.Number && f.Digest == last.Digest
+}
+
+// asked is a question by value: much of what is open asks the same.
+type asked struct {
+	q          policy.Question
+	request    netset.Request
+	hasRequest bool
+}
+
+func askedBy(q policy.Question) asked {
+	a := asked{q: q}
+	if q.Request != nil {
+		a.request, a.hasRequest, a.q.Request = *q.Request, true, nil
+	}
+	return a
 }
 
 func (e *Entry) close() {
 	e.mu.Lock()
-	closer, reason := e.closer, e.reason
+	closer := e.closer
 	e.closer = nil
 	e.mu.Unlock()
 	if closer != nil {
-		closer(reason)
+		closer(e.Reason())
 	}
 }
 

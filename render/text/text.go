@@ -176,3 +176,16 @@ func (p *printer) facts(fs []render.Fact) {
 		p.wrapped("", strings.Join(says, " · "))
 	}
 }
+
+// Cleaned returns a writer that passes text on without the control characters
+// by which a program could take over the terminal.
+func Cleaned(w io.Writer) io.Writer { return cleaned{w} }
+
+type cleaned struct{ w io.Writer }
+
+func (c cleaned) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(c.w, clean(string(b), false)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}

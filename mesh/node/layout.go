@@ -1,0 +1,284 @@
+package node
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/policy"
+	"bulkhead/mesh/generation"
+	"bulkhead/mesh/host"
+	"bulkhead/mesh/proxy"
+	"bulkhead/mesh/registry"
+)
+
+// The ports of the data plane. The first of those that take datagrams is
+// firstUDP; there is one for each service that a workload sends them to.
+const (
+	tunnelPort = 15008
+	firstUDP   = 15020
+	maxUDP     = 4096
+)
+
+// layout is what a generation means for one node. It is computed from the
+// generation, and from the layout before it only to keep the ports of captures.
+type layout struct {
+	plan    host.Plan
+	world   *proxy.World
+	members []member
+	// doors are the services that something outside may reach.
+	doors []outerDoor
+	// limits say what of the policy this node cannot do, one line each.
+	limits []string
+
+	before *layout // nil for the first; forgotten when the layout is complete
+}
+
+// member is a workload of this node.
+type member struct {
+	workload *policy.Workload
+	binding  host.Binding
+}
+
+type outerDoor struct {
+	workload string
+	port     uint16
+}
+
+// arrange computes the layout of a node.
+func arrange(node string, o *generation.Order, p *generation.Plan, in *policy.Intent, bindings map[string]host.Binding, before *layout) *layout {
+	l := &layout{
+		before: before,
+		plan:   host.Plan{Platform: o.Platform, Names: map[string][]netip.Addr{}},
+		world:  &proxy.World{TrustDomain: o.TrustDomain, Intent: in, Generation: o.Number, Places: map[netip.Addr]proxy.Place{}, UDP: map[string][]proxy.UDPCapture{}},
+	}
+	for name, s := range p.Addresses.Zones {
+		l.plan.Zones = append(l.plan.Zones, host.Zone{Name: name, V4: s.V4, V6: s.V6})
+	}
+	slices.SortFunc(l.plan.Zones, func(a, b host.Zone) int { return cmp.Compare(a.Name, b.Name) })
+	local := map[string]bool{}
+	for i := range p.Policy.Workloads {
+		w := &p.Policy.Workloads[i]
+		a, ok := p.Addresses.Workloads[w.Name.Value]
+		if !ok {
+			continue
+		}
+		b, bound := bindings[w.Name.Value]
+		at := ""
+		if bound {
+			at = assigned(o, b)
+		}
+		l.place(w, a, o, at, at == node)
+		if at == node {
+			local[w.Name.Value] = true
+			l.members = append(l.members, member{w, bindings[w.Name.Value]})
+			l.plan.Members = append(l.plan.Members, host.Member{Name: w.Name.Value, Zone: w.Zone.Value, V4: a.V4, V6: a.V6,
+				Serves: served(w)})
+		}
+	}
+	l.permissions(in, p.Addresses, local)
+	l.before = nil
+	return l
+}
+
+// assigned returns the node of a binding: the one that it names, otherwise the
+// first node of the order.
+func assigned(o *generation.Order, b host.Binding) string {
+	if b.Node == "" && len(o.Nodes) > 0 {
+		return o.Nodes[0].Name
+	}
+	return b.Node
+}
+
+// Assigned reports whether a generation places a workload on a node. One without
+// a binding to a host is on none.
+func Assigned(o *generation.Order, p *generation.Plan, node, workload string) bool {
+	for i := range p.Policy.Workloads {
+		w := &p.Policy.Workloads[i]
+		if w.Name.Value != workload {
+			continue
+		}
+		for _, b := range w.Bindings {
+			if b.Target.Value == host.BindingName {
+				parsed, ds := host.ParseBinding(b)
+				return !ds.HasErrors() && assigned(o, parsed) == node
+			}
+		}
+	}
+	return false
+}
+
+// place says where proxies find a workload and under which name programs do.
+func (l *layout) place(w *policy.Workload, a generation.Address, o *generation.Order, at string, here bool) {
+	l.plan.Names[w.Name.Value] = []netip.Addr{a.V4, a.V6}
+	where := proxy.Place{Workload: w.Name.Value, Zone: w.Zone.Value}
+	if !here {
+		for _, n := range o.Nodes {
+			if n.Name == at {
+				where.Tunnel = n.Tunnel
+			}
+		}
+	}
+	for _, addr := range []netip.Addr{a.V4, a.V6} {
+		if here {
+			where.Tunnel = netip.AddrPortFrom(addr, tunnelPort)
+		}
+		l.world.Places[addr] = where
+	}
+}
+
+// served returns the ports of a workload.
+func served(w *policy.Workload) []host.Port {
+	var out []host.Port
+	for i := range w.Serves {
+		for _, r := range w.Serves[i].Traffic().Runs() {
+			if name := network(r.Protocol); name != "" {
+				out = append(out, host.Port{Network: name, Lo: r.Lo, Hi: r.Hi})
+			}
+		}
+	}
+	return out
+}
+
+// network names what the data plane carries, empty for anything else.
+func network(p netset.Protocol) string {
+	switch p {
+	case netset.TCP:
+		return "tcp"
+	case netset.UDP:
+		return "udp"
+	}
+	return ""
+}
+
+// permissions adds what follows from what is permitted: doors between zones,
+// exemptions, captures of datagrams, and doors to outside.
+func (l *layout) permissions(in *policy.Intent, addrs generation.Addresses, local map[string]bool) {
+	doors := map[host.Door]bool{}
+	udp := map[string]map[netip.AddrPort]bool{}
+	for i := range in.Permissions {
+		p := &in.Permissions[i]
+		if p.To.Kind != policy.WorkloadParty {
+			continue
+		}
+		to, known := addrs.Workloads[p.To.Name]
+		if !known {
+			continue
+		}
+		if p.Kind == policy.ExposureKind {
+			l.expose(p, local)
+			continue
+		}
+		for _, from := range p.From.Members {
+			if from.Kind != policy.WorkloadParty || !local[from.Name] {
+				continue
+			}
+			if p.Plaintext {
+				l.exempt(p, from.Name, local)
+				continue
+			}
+			if local[p.To.Name] {
+				doors[host.Door{From: addrs.Workloads[from.Name].Zone, To: to.Zone}] = true
+			}
+			l.datagrams(p, from.Name, to, udp)
+		}
+	}
+	for d := range doors {
+		l.plan.Doors = append(l.plan.Doors, d)
+	}
+	slices.SortFunc(l.plan.Doors, func(a, b host.Door) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) })
+	for i := range l.plan.Members {
+		m := &l.plan.Members[i]
+		for _, c := range l.world.UDP[m.Name] {
+			m.UDP = append(m.UDP, host.UDPCapture{To: c.To, Local: c.Local})
+		}
+	}
+}
+
+// exempt lets a pair through that is not captured. Both must be on this node:
+// between nodes nothing is sent in the clear.
+func (l *layout) exempt(p *policy.Permission, from string, local map[string]bool) {
+	if !local[p.To.Name] {
+		l.limits = append(l.limits, p.Name+" is plaintext, and "+p.To.Name+" is on another node: it is denied")
+		return
+	}
+	for _, r := range p.Traffic.Runs() {
+		name := network(r.Protocol)
+		same := func(t host.Plain) bool {
+			return t.From == from && t.To == p.To.Name && t.Network == name && t.Lo <= r.Lo && r.Hi <= t.Hi
+		}
+		if name != "" && !slices.ContainsFunc(l.plan.Plain, same) {
+			l.plan.Plain = append(l.plan.Plain, host.Plain{From: from, To: p.To.Name, Network: name, Lo: r.Lo, Hi: r.Hi, Rule: registry.RuleOf(p)})
+		}
+	}
+}
+
+// datagrams gives each service that from may send datagrams to a port that takes
+// them.
+func (l *layout) datagrams(p *policy.Permission, from string, to generation.Address, seen map[string]map[netip.AddrPort]bool) {
+	for _, r := range p.Traffic.Runs() {
+		if r.Protocol != netset.UDP {
+			continue
+		}
+		for port := int(r.Lo); port <= int(r.Hi); port++ {
+			for _, addr := range []netip.Addr{to.V4, to.V6} {
+				dst := netip.AddrPortFrom(addr, uint16(port))
+				if seen[from] == nil {
+					seen[from] = map[netip.AddrPort]bool{}
+				}
+				if seen[from][dst] {
+					continue
+				}
+				if len(l.world.UDP[from]) == maxUDP {
+					l.limits = append(l.limits, p.Name+" names more UDP ports than a workload can have: the rest is denied")
+					return
+				}
+				seen[from][dst] = true
+				l.world.UDP[from] = append(l.world.UDP[from], proxy.UDPCapture{To: dst, Local: l.captureFor(from, dst)})
+			}
+		}
+	}
+}
+
+// captureFor returns the port at which datagrams from a workload to dst arrive.
+// It stays the same, and a port that meant something else a moment ago is not
+// used: datagrams that are on their way must not change their destination.
+func (l *layout) captureFor(from string, dst netip.AddrPort) uint16 {
+	used := map[uint16]bool{}
+	for _, c := range l.world.UDP[from] {
+		used[c.Local] = true
+	}
+	if l.before != nil {
+		for _, c := range l.before.world.UDP[from] {
+			if c.To == dst && !used[c.Local] {
+				return c.Local
+			}
+			used[c.Local] = true
+		}
+	}
+	port := uint16(firstUDP)
+	for used[port] {
+		port++
+	}
+	return port
+}
+
+// expose opens a door to outside for each port of a service of this node.
+func (l *layout) expose(p *policy.Permission, local map[string]bool) {
+	if !local[p.To.Name] {
+		return
+	}
+	for _, r := range p.Traffic.Runs() {
+		if r.Protocol != netset.TCP {
+			l.limits = append(l.limits, p.Name+" exposes what is not TCP: it is denied")
+			continue
+		}
+		for port := int(r.Lo); port <= int(r.Hi); port++ {
+			d := outerDoor{p.To.Name, uint16(port)}
+			if !slices.Contains(l.doors, d) {
+				l.doors = append(l.doors, d)
+			}
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"bulkhead/core/policy"
+	"bulkhead/mesh/flow"
+	"bulkhead/mesh/identity"
+	"bulkhead/mesh/registry"
+	"bulkhead/mesh/tunnel"
+)
+
+// captured carries a connection that the member opened.
+func (m *member) captured(l Capture, conn net.Conn) {
+	c := m.begin(flow.Source, "tcp")
+	c.life.hold(func() { resetConn(conn) })
+	place, ok := c.whereTo(l, conn)
+	if !ok {
+		c.life.sever("")
+		return
+	}
+	if c.decide([]policy.Party{c.self()}, policy.Party{Kind: policy.WorkloadParty, Name: place.Workload}, c.to.Addr.Port()) == denied {
+		c.deny()
+		c.life.sever("")
+		return
+	}
+	limit := m.p.rates.take(c.question, c.to.Service)
+	defer m.p.rates.give(limit, c.question, c.to.Service)
+	stream, err := c.openTunnel(m.ctx, place)
+	if err != nil {
+		c.end(false, err)
+		c.life.sever("")
+		return
+	}
+	c.wire = "mtls"
+	c.open()
+	c.end(true, tunnel.Relay(conn, stream, c.entry, &c.meter, limit, true))
+}
+
+// whereTo fills in who speaks to whom. If the connection leads to no other
+// workload it is refused and recorded.
+func (c *connection) whereTo(l Capture, conn net.Conn) (Place, bool) {
+	m := c.m
+	c.from = flow.Peer{Workload: m.name, Zone: m.zone, Addr: addrPort(conn.RemoteAddr())}
+	c.probe = m.p.probes.take(m.name, c.from.Addr)
+	var err error
+	if c.id, err = m.p.newID(); err != nil {
+		c.refuse("it has no id: " + err.Error())
+		return Place{}, false
+	}
+	to, err := l.Original(conn)
+	if err != nil {
+		c.refuse("its destination is unknown: " + err.Error())
+		return Place{}, false
+	}
+	return c.place(netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+}
+
+// place looks up the workload at an address. What is none is refused.
+func (c *connection) place(to netip.AddrPort) (Place, bool) {
+	c.to = flow.Peer{Addr: to}
+	w := c.m.p.world.Load()
+	if w == nil || c.m.p.generation() == 0 {
+		c.refuse(registry.Verdict{}.Why())
+		return Place{}, false
+	}
+	place, ok := w.Places[to.Addr()]
+	if !ok {
+		c.outside(w)
+		return Place{}, false
+	}
+	c.to.Workload, c.to.Zone = place.Workload, place.Zone
+	switch {
+	case place.Workload == c.m.name:
+		c.refuse("it leads back to the workload itself, which the proxy does not carry")
+		return Place{}, false
+	case reserved(to.Port()):
+		c.refuse(fmt.Sprintf("port %d is the mesh's own", to.Port()))
+		return Place{}, false
+	}
+	return place, true
+}
+
+// outside is where a connection ends up whose destination is not in the mesh.
+// There is no way out.
+func (c *connection) outside(w *World) {
+	c.refuse(fmt.Sprintf("outside: %s is no workload's address, and generation %d has no egress gateway", c.to.Addr.Addr(), w.Generation))
+}
+
+// self is the member as a party of the policy.
+func (c *connection) self() policy.Party {
+	return policy.Party{Kind: policy.WorkloadParty, Name: c.m.name}
+}
+
+// openTunnel opens a stream to the workload at place. It is cut when the
+// connection is.
+func (c *connection) openTunnel(ctx context.Context, place Place) (*tunnel.Stream, error) {
+	if !place.Tunnel.IsValid() {
+		return nil, fmt.Errorf("workload %s runs on no node", place.Workload)
+	}
+	peer, err := identity.ID(c.m.p.world.Load().TrustDomain, place.Zone, place.Workload)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	c.life.hold(cancel)
+	stream, err := c.m.pool.Open(ctx, place.Tunnel, peer, tunnel.Request{
+		Workload: place.Workload, Network: c.transport, Port: c.to.Addr.Port(), ID: c.id, Probe: c.probe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.life.hold(stream.Reset)
+	c.to.ID = peer.String()
+	if why := c.prove(c.to); why != "" {
+		return nil, errors.New(why)
+	}
+	return stream, nil
+}
+
+// refuseCaptured refuses a connection of a member that has too many.
+func (m *member) refuseCaptured(conn net.Conn) {
+	c := &connection{m: m, side: flow.Source, transport: "tcp", from: flow.Peer{Workload: m.name, Zone: m.zone, Addr: addrPort(conn.RemoteAddr())}}
+	c.record(flow.Fail, "allow", "", fmt.Sprintf("%s has %d connections open: more are refused", m.name, m.opened.limit), m.p.generation())
+	resetConn(conn)
+}
+
+// addrPort returns an address of the net package as one of netip.
+func addrPort(a net.Addr) netip.AddrPort {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	case *net.UDPAddr:
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,648 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bulkhead/core/netset"
+	"bulkhead/core/policy"
+	"bulkhead/mesh/flow"
+	"bulkhead/mesh/registry"
+	"bulkhead/policyfile"
+)
+
+const proven = "spiffe://acme.test/zone/one/workload/a"
+
+// inspection is a door to a server behind which requests are decided.
+type inspection struct {
+	t       testing.TB
+	reg     *registry.Registry
+	addr    string
+	records requestRecords
+	serving sync.WaitGroup
+}
+
+type requestRecords struct {
+	mu   sync.Mutex
+	list []flow.Record
+}
+
+func (r *requestRecords) add(rec flow.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, rec)
+}
+
+func (r *requestRecords) all() []flow.Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.list)
+}
+
+// until waits for a record.
+func (r *requestRecords) until(t testing.TB, what string, match func(flow.Record) bool) flow.Record {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		list := r.all()
+		if i := slices.IndexFunc(list, match); i >= 0 {
+			return list[i]
+		}
+	}
+	t.Fatalf("no record of %s: %+v", what, r.all())
+	return flow.Record{}
+}
+
+// newInspection opens a door to server through which a may make some requests.
+func newInspection(t testing.TB, server string, may ...string) *inspection {
+	t.Helper()
+	i := &inspection{t: t, reg: registry.New()}
+	i.allow(may...)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.addr = ln.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	i.serving.Add(1)
+	go func() {
+		defer i.serving.Done()
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			i.serving.Add(1)
+			go func() {
+				defer i.serving.Done()
+				i.serve(ctx, conn, server)
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		ln.Close()
+		cancel()
+		i.serving.Wait()
+		if n := i.reg.Len(); n != 0 {
+			t.Errorf("%d requests are still registered", n)
+		}
+	})
+	return i
+}
+
+func (i *inspection) serve(ctx context.Context, conn net.Conn, server string) {
+	s := &requestServer{
+		source: proven,
+		open: func(r netset.Request) (*registry.Entry, registry.Verdict) {
+			e := i.reg.Open(policy.Question{From: policy.Party{Name: "a"}, To: policy.Party{Name: "b"}, Port: 8080, Request: &r})
+			return e, e.Decide()
+		},
+		dial:   func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", server) },
+		record: i.records.add,
+		now:    time.Now,
+	}
+	_ = s.serve(ctx, conn)
+}
+
+// allow puts a generation in force in which a may make these requests.
+func (i *inspection) allow(may ...string) registry.Enforced {
+	i.t.Helper()
+	n := uint64(1)
+	if f := i.reg.Force(); f != nil {
+		n = f.Number + 1
+	}
+	return i.reg.Enforce(&registry.Force{Number: n, Intent: requestIntent(i.t, may...)})
+}
+
+func requestIntent(t testing.TB, may ...string) *policy.Intent {
+	t.Helper()
+	text := "version: 1\nplatform: acme\nzones: {one: {role: custom}}\nworkloads:\n  a: {zone: one}\n" +
+		"  b: {zone: one, serves: {api: http/8080}}\nflows:\n  - {from: b, to: b/api, because: x, owner: y}\n"
+	if len(may) > 0 {
+		text += fmt.Sprintf("  - {from: a, to: b/api, may: [%s], because: x, owner: y}\n", strings.Join(may, ", "))
+	}
+	p, ds := policyfile.Parse([]policyfile.File{{Name: "p.yaml", Text: []byte(text)}})
+	if p == nil {
+		t.Fatal(ds)
+	}
+	in, ds := policy.Resolve(p, time.Unix(0, 0))
+	if len(ds) > 0 && len(in.Permissions) == 0 {
+		t.Fatal(ds)
+	}
+	return in
+}
+
+// client returns a client of HTTP/1 or 2 through the door.
+func (i *inspection) client(version int) *http.Client {
+	var protocols http.Protocols
+	protocols.SetHTTP1(version == 1)
+	protocols.SetUnencryptedHTTP2(version == 2)
+	tr := &http.Transport{Protocols: &protocols, DisableCompression: true}
+	i.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func (i *inspection) url(path string) string { return "http://" + i.addr + path }
+
+// webServer is a server of HTTP/1 and 2 that keeps what it saw.
+type webServer struct {
+	*httptest.Server
+	mu    sync.Mutex
+	seen  []*http.Request
+	conns map[string]bool
+}
+
+func newWebServer(t testing.TB, handle http.HandlerFunc) *webServer {
+	s := &webServer{conns: map[string]bool{}}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.seen = append(s.seen, r)
+		s.conns[r.RemoteAddr] = true
+		s.mu.Unlock()
+		handle(w, r)
+	}))
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.Config.Protocols = &protocols
+	s.Config.DisableGeneralOptionsHandler = true
+	s.Start()
+	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	return s
+}
+
+func (s *webServer) requests() []*http.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.seen)
+}
+
+func (s *webServer) addr() string { return s.Listener.Addr().String() }
+
+func bothVersions(t *testing.T, test func(t *testing.T, version int)) {
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprintf("http%d", version), func(t *testing.T) { test(t, version) })
+	}
+}
+
+func fetch(t testing.TB, c *http.Client, r *http.Request) (*http.Response, string) {
+	t.Helper()
+	res, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res, string(body)
+}
+
+func request(t testing.TB, method, url string, body io.Reader) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest(method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestRequestsAreDecidedEach(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			w.Header().Set("X-Kept", "yes")
+			fmt.Fprintf(w, "%s %s %s", r.Method, r.RequestURI, body)
+		})
+		i := newInspection(t, server.addr(), "GET /models/*", "POST /v1/chat")
+		c := i.client(version)
+		for _, tt := range []struct {
+			method, target, body string
+			want                 int
+		}{
+			{"GET", "/models/1?q=%2e%2e/&a=b", "", 200},
+			{"GET", "/models/a%20b", "", 200},
+			{"POST", "/models/1", "x", 403},
+			{"GET", "/models/", "", 403},
+			{"POST", "/v1/chat", `{"prompt":"x"}`, 200},
+			{"PUT", "/v1/chat", strings.Repeat("x", 100_000), 403},
+			{"get", "/models/1", "", 403},
+			{"HEAD", "/models/1", "", 403},
+			{"GET", "/models/1?", "", 200},
+		} {
+			r := request(t, "GET", i.url("/"), strings.NewReader(tt.body))
+			r.Method = tt.method
+			path, query, has := strings.Cut(tt.target, "?")
+			r.URL = &url.URL{Scheme: "http", Host: i.addr, Opaque: path, RawQuery: query, ForceQuery: has}
+			r.Host = "b"
+			res, body := fetch(t, c, r)
+			if res.StatusCode != tt.want {
+				t.Fatalf("%s %s: %d %s", tt.method, tt.target, res.StatusCode, body)
+			}
+			if want := tt.method + " " + tt.target + " " + tt.body; res.StatusCode == 200 && (body != want || res.Header.Get("X-Kept") != "yes") {
+				t.Errorf("got %q, want %q", body, want)
+			}
+			var said refusal
+			if res.StatusCode == 403 && tt.method != "HEAD" {
+				if err := json.Unmarshal([]byte(body), &said); err != nil || said.Error != "denied" || said.Generation != 1 || !strings.Contains(said.Why, "allows only") || !strings.Contains(said.Rule, "p.yaml:9") {
+					t.Errorf("refusal %s: %v", body, err)
+				}
+			}
+		}
+		for _, r := range server.requests() {
+			if r.Header.Get(sourceHeader) != proven {
+				t.Errorf("source %q", r.Header.Get(sourceHeader))
+			}
+			if r.Header.Get("User-Agent") == "" || r.Host != "b" || r.ProtoMajor != version {
+				t.Errorf("%v %v %v", r.Header, r.Host, r.Proto)
+			}
+		}
+		if n := len(server.conns); version == 2 && n != 1 {
+			t.Errorf("%d connections to the server", n)
+		}
+		allowed := i.records.until(t, "chat", func(r flow.Record) bool { return r.Method == "POST" && r.Event == flow.Request })
+		if allowed.Verdict != "allow" || allowed.BytesOut != 14 || allowed.BytesIn != 28 || allowed.Status != 200 || allowed.Generation != 1 || !strings.HasPrefix(allowed.Rule, "p.yaml:9") {
+			t.Errorf("%+v", allowed)
+		}
+		denied := i.records.until(t, "denial", func(r flow.Record) bool { return r.Method == "PUT" })
+		if denied.Event != flow.Deny || denied.Verdict != "deny" || denied.Why == "" || denied.Rule == "" || denied.Status != 403 {
+			t.Errorf("%+v", denied)
+		}
+		for _, r := range i.records.all() {
+			if text := fmt.Sprintf("%+v", r); strings.Contains(text, "a%20b") || strings.Contains(text, "/models/1") {
+				t.Errorf("a path in a record: %s", text)
+			}
+		}
+	})
+}
+
+func TestHTTP1KeepsOneServerConnection(t *testing.T) {
+	server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	i := newInspection(t, server.addr(), "GET /ok")
+	c := i.client(1)
+	for range 20 {
+		if res, body := fetch(t, c, request(t, "GET", i.url("/ok"), nil)); res.StatusCode != 200 || body != "ok" {
+			t.Fatal(res.StatusCode, body)
+		}
+		if res, _ := fetch(t, c, request(t, "GET", i.url("/no"), nil)); res.StatusCode != 403 {
+			t.Fatal(res.StatusCode)
+		}
+	}
+	if len(server.conns) != 1 {
+		t.Errorf("%d connections", len(server.conns))
+	}
+}
+
+// TestServerEndsIdleConnections: servers do so after seconds; a request after
+// that must not be lost, one that has an effect least of all.
+func TestServerEndsIdleConnections(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		i := newInspection(t, server.addr(), "POST /ok")
+		c := i.client(version)
+		for range 3 {
+			if res, body := fetch(t, c, request(t, "POST", i.url("/ok"), strings.NewReader("body"))); res.StatusCode != 200 || body != "body" {
+				t.Fatal(res.StatusCode, body)
+			}
+			server.CloseClientConnections()
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+}
+
+func TestLargeBodiesStream(t *testing.T) {
+	const size = 64 << 20
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			h := sha256.New()
+			io.Copy(io.MultiWriter(h, w), r.Body)
+			w.Header().Set(http.TrailerPrefix+"Digest", fmt.Sprintf("%x", h.Sum(nil)))
+		})
+		i := newInspection(t, server.addr(), "PUT /weights")
+		for _, chunked := range []bool{true, false} {
+			r := request(t, "PUT", i.url("/weights"), io.LimitReader(&pattern{}, size))
+			if !chunked {
+				r.ContentLength = size
+			}
+			res, err := i.client(version).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := sha256.New()
+			n, err := io.Copy(h, res.Body)
+			if err != nil || n != size || res.Trailer.Get("Digest") != fmt.Sprintf("%x", h.Sum(nil)) {
+				t.Errorf("%d bytes back, %v, trailer %v", n, err, res.Trailer)
+			}
+			res.Body.Close()
+		}
+		rec := i.records.until(t, "upload", func(r flow.Record) bool { return r.Event == flow.Request })
+		if rec.BytesOut != size || rec.BytesIn != size {
+			t.Errorf("%+v", rec)
+		}
+	})
+}
+
+// pattern is bytes without end.
+type pattern struct{ n byte }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = p.n
+		p.n += 7
+	}
+	return len(b), nil
+}
+
+// TestTokensArriveOneByOne: each event is there before the server makes the next.
+func TestTokensArriveOneByOne(t *testing.T) {
+	for _, form := range []string{"chunked", "length", "close"} {
+		bothVersions(t, func(t *testing.T, version int) {
+			next := make(chan bool)
+			server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				if form == "length" {
+					w.Header().Set("Content-Length", "80")
+				}
+				if form == "close" && version == 1 {
+					w.Header().Set("Transfer-Encoding", "identity")
+				}
+				w.(http.Flusher).Flush()
+				for n := range 10 {
+					<-next
+					fmt.Fprintf(w, "data:%d\n\n", n)
+					w.(http.Flusher).Flush()
+				}
+			})
+			i := newInspection(t, server.addr(), "POST /v1/chat")
+			res, err := i.client(version).Post(i.url("/v1/chat"), "", strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			lines := bufio.NewReader(res.Body)
+			for n := range 10 {
+				next <- true
+				line, err := lines.ReadString('\n')
+				if err != nil || line != fmt.Sprintf("data:%d\n", n) {
+					t.Fatal(line, err)
+				}
+				lines.ReadString('\n')
+			}
+			if rest, err := io.ReadAll(lines); form != "length" && err != nil || len(rest) != 0 {
+				t.Errorf("%q %v", rest, err)
+			}
+		})
+	}
+}
+
+func TestClientDisconnectReachesServer(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		gone := make(chan bool)
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				<-r.Context().Done()
+				close(gone)
+			}
+		})
+		i := newInspection(t, server.addr(), "GET")
+		c := i.client(version)
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(50*time.Millisecond, cancel)
+		if _, err := c.Do(request(t, "GET", i.url("/slow"), nil).WithContext(ctx)); err == nil {
+			t.Error("no error")
+		}
+		select {
+		case <-gone:
+		case <-time.After(5 * time.Second):
+			t.Fatal("the server never learned of it")
+		}
+		if rec := i.records.until(t, "end", func(r flow.Record) bool { return r.Why == errGone.Error() }); rec.Verdict != "allow" {
+			t.Errorf("%+v", rec)
+		}
+	})
+}
+
+func TestServerIsNotThere(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		ln, _ := net.Listen("tcp", "127.0.0.1:0")
+		ln.Close()
+		i := newInspection(t, ln.Addr().String(), "GET")
+		res, body := fetch(t, i.client(version), request(t, "GET", i.url("/x"), nil))
+		if res.StatusCode != 502 || !strings.Contains(body, "does not listen") {
+			t.Error(res.StatusCode, body)
+		}
+		if rec := i.records.until(t, "failure", func(r flow.Record) bool { return r.Event == flow.Fail }); rec.Verdict != "allow" || rec.Rule == "" {
+			t.Errorf("%+v", rec)
+		}
+	})
+}
+
+// TestServerBreaksOff: a part of an answer is never taken for the whole.
+func TestServerBreaksOff(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		for _, flush := range []bool{true, false} {
+			server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, strings.Repeat("x", 10))
+				if flush {
+					w.(http.Flusher).Flush()
+				}
+				panic(http.ErrAbortHandler)
+			})
+			i := newInspection(t, server.addr(), "GET")
+			res, err := i.client(version).Get(i.url("/x"))
+			if err == nil {
+				_, err = io.ReadAll(res.Body)
+				if err == nil && res.StatusCode == 200 {
+					t.Error("the answer looks complete")
+				}
+			}
+		}
+	})
+}
+
+func TestExpectContinue(t *testing.T) {
+	server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		io.Copy(w, r.Body)
+	})
+	i := newInspection(t, server.addr(), "PUT")
+	c := i.client(1)
+	c.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
+	send := func(path string) (*http.Response, string, int) {
+		body := &counted{Reader: strings.NewReader(strings.Repeat("x", 100))}
+		r := request(t, "PUT", i.url(path), body)
+		r.ContentLength = 100
+		r.Header.Set("Expect", "100-continue")
+		res, text := fetch(t, c, r)
+		return res, text, body.n
+	}
+	if res, text, _ := send("/yes"); res.StatusCode != 200 || len(text) != 100 {
+		t.Error(res.StatusCode, text)
+	}
+	if res, _, sent := send("/no"); res.StatusCode != 413 || sent != 0 {
+		t.Errorf("%d, %d bytes sent", res.StatusCode, sent)
+	}
+	i.allow()
+	if res, _, sent := send("/yes"); res.StatusCode != 403 || sent != 0 {
+		t.Errorf("%d, %d bytes sent", res.StatusCode, sent)
+	}
+}
+
+type counted struct {
+	io.Reader
+	n int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += n
+	return n, err
+}
+
+// TestExpectIsIgnored: a server that never consents gets the body all the same.
+func TestExpectIsIgnored(t *testing.T) {
+	server := rawServer(t, func(c net.Conn, r *bufio.Reader) {
+		for line := ""; line != "\r\n"; line, _ = r.ReadString('\n') {
+		}
+		io.ReadFull(r, make([]byte, 5))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	})
+	i := newInspection(t, server, "PUT")
+	conn := i.dial()
+	io.WriteString(conn, "PUT / HTTP/1.1\r\nHost: b\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+	r := bufio.NewReader(conn)
+	if line, _ := r.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatal(line)
+	}
+	r.ReadString('\n')
+	io.WriteString(conn, "12345")
+	if line, _ := r.ReadString('\n'); line != "HTTP/1.1 200 OK\r\n" {
+		t.Fatal(line)
+	}
+}
+
+// TestEarlyAnswer: a server may answer before it has the whole body.
+func TestEarlyAnswer(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			io.ReadFull(r.Body, make([]byte, 10))
+			http.Error(w, "no room", http.StatusInsufficientStorage)
+		})
+		i := newInspection(t, server.addr(), "PUT", "GET")
+		c := i.client(version)
+		body, w := io.Pipe()
+		defer w.Close()
+		go w.Write(make([]byte, 100)) // and never ends
+		res, text := fetch(t, c, request(t, "PUT", i.url("/x"), body))
+		if res.StatusCode != 507 || text != "no room\n" {
+			t.Error(res.StatusCode, text)
+		}
+		if res, _ := fetch(t, c, request(t, "GET", i.url("/x"), nil)); res.StatusCode != 507 {
+			t.Error(res.StatusCode)
+		}
+	})
+}
+
+// TestBothWaysAtOnce: the answer streams while the request still does.
+func TestBothWaysAtOnce(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(w)
+			rc.EnableFullDuplex()
+			rc.Flush()
+			b := make([]byte, 1)
+			for {
+				if _, err := r.Body.Read(b); err != nil {
+					return
+				}
+				w.Write(bytes.ToUpper(b))
+				rc.Flush()
+			}
+		})
+		i := newInspection(t, server.addr(), "POST")
+		body, w := io.Pipe()
+		res, err := i.client(version).Post(i.url("/x"), "", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range "interleaved" {
+			w.Write([]byte{byte(b)})
+			got := make([]byte, 1)
+			if _, err := io.ReadFull(res.Body, got); err != nil || got[0] != byte(b)-32 {
+				t.Fatal(got, err)
+			}
+		}
+		w.Close()
+		if rest, err := io.ReadAll(res.Body); err != nil || len(rest) != 0 {
+			t.Error(rest, err)
+		}
+	})
+}
+
+func TestInformationalAnswers(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</a.css>")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header().Del("Link")
+			io.WriteString(w, "ok")
+		})
+		i := newInspection(t, server.addr(), "GET")
+		hints := make(chan string, 1)
+		r := request(t, "GET", i.url("/x"), nil)
+		res, body := fetch(t, i.client(version), r.WithContext(withHints(r.Context(), hints)))
+		if hint := <-hints; hint != "</a.css>" || body != "ok" || res.Header.Get("Link") != "" {
+			t.Error(hint, body, res.Header)
+		}
+	})
+}
+
+func TestHeadAndEmptyAnswers(t *testing.T) {
+	bothVersions(t, func(t *testing.T, version int) {
+		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/204":
+				w.WriteHeader(204)
+			case "/304":
+				w.Header().Set("Etag", "x")
+				w.WriteHeader(304)
+			default:
+				w.Header().Set("Content-Length", "5")
+				if r.Method != "HEAD" {
+					io.WriteString(w, "hello")
+				}
+			}
+		})
+		i := newInspection(t, server.addr(), "GET", "HEAD")
+		c := i.client(version)
+		for range 2 {
+			for _, tt := range []struct {
+				method, path string
+				status       int
+				length       int64
+			}{{"HEAD", "/", 200, 5}, {"GET", "/", 200, 5}, {"GET", "/204", 204, 0}, {"GET", "/304", 304, 0}} {
+				res, _ := fetch(t, c, request(t, tt.method, i.url(tt.path), nil))
+				if res.StatusCode != tt.status || res.ContentLength != tt.length && tt.status == 200 {
+					t.Errorf("%s %s: %d, length %d", tt.method, tt.path, res.StatusCode, res.ContentLength)
+				}
+			}
+		}
+	})
+}

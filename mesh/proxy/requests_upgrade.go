@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// longAgo is a deadline that frees whoever waits.
+var longAgo = time.Unix(1, 0)
+
+// switchProtocols moves bytes both ways after the server agreed to what the
+// client asked for. It ends when both directions did.
+func (x *exchange) switchProtocols(u *upstream, res *http.Response, upgrade string) error {
+	if upgrade == "" || !strings.EqualFold(res.Header.Get("Upgrade"), upgrade) {
+		return errNoAnswer // nobody asked for it
+	}
+	if x.entry.Revoked() {
+		return errTakenBack
+	}
+	conn, client, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return errGone
+	}
+	x.started, x.status = true, res.StatusCode
+	removeHopByHop(res.Header)
+	res.Header["Connection"] = []string{"Upgrade"}
+	res.Header["Upgrade"] = []string{upgrade}
+	_, _ = client.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = res.Header.Write(client)
+	_, _ = client.WriteString("\r\n")
+	if client.Flush() != nil {
+		return errGone
+	}
+	server := u.conn
+	back := make(chan error, 1)
+	carry := func(to net.Conn, from io.Reader, count *atomic.Int64) error {
+		err := x.pump(to, from, count)
+		if err != nil {
+			x.s.in.reset()
+			resetConn(server)
+		}
+		return err
+	}
+	go func() { back <- carry(conn, u.br, &x.in) }()
+	err = carry(server, client.Reader, &x.out)
+	if e := <-back; err == nil {
+		err = e
+	}
+	u.close()
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// pump moves bytes one way until their end, which it hands on.
+func (x *exchange) pump(to net.Conn, from io.Reader, count *atomic.Int64) error {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := from.Read(buf[:])
+		if n > 0 {
+			if x.entry.Revoked() {
+				return errTakenBack
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return errGone
+			}
+			count.Add(int64(n))
+		}
+		if err == io.EOF {
+			if half, ok := to.(interface{ CloseWrite() error }); ok {
+				return half.CloseWrite()
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+
+	"bulkhead/core/policy"
+	"bulkhead/mesh/flow"
+)
+
+// World is what a generation says about where things are. It is read only.
+type World struct {
+	TrustDomain string
+	Intent      *policy.Intent
+	Generation  uint64
+	// Places are the addresses of the mesh.
+	Places map[netip.Addr]Place
+	// UDP are the captures of datagrams, by source workload.
+	UDP map[string][]UDPCapture
+}
+
+// Place is what is at an address of the mesh.
+type Place struct {
+	Workload, Zone string
+	// Tunnel is where its tunnel listens: port 15008 of its own address, or its
+	// node's. It is zero for a workload that runs nowhere.
+	Tunnel netip.AddrPort
+}
+
+// UDPCapture says that datagrams to To arrive at port Local of loopback.
+type UDPCapture struct {
+	To    netip.AddrPort
+	Local uint16
+}
+
+// The ports of the data plane in a workload's namespace. No server of a
+// workload is reached at them: the proxy would speak to itself.
+const (
+	capturePort = 15001
+	tunnelPort  = 15008
+)
+
+func reserved(port uint16) bool { return port == 0 || port == capturePort || port == tunnelPort }
+
+// prove says whose certificate the other end has shown. It returns why the policy
+// does not know it, empty if it does: names alone are decided, and a workload that
+// moved to another zone is another one.
+func (c *connection) prove(peer flow.Peer) string {
+	c.proven.Store(&peer) // before the world is read: see checkIdentities
+	return c.m.p.world.Load().knows(peer)
+}
+
+// knows returns why the policy does not know an identity, empty if it does.
+func (w *World) knows(peer flow.Peer) string {
+	switch known := w.Intent.Workload(peer.Workload); {
+	case known == nil:
+		return fmt.Sprintf("its identity is %s, and generation %d has no workload %s", peer.ID, w.Generation, peer.Workload)
+	case known.Zone.Value != peer.Zone:
+		return fmt.Sprintf("its identity is %s, and generation %d has %s in zone %s", peer.ID, w.Generation, peer.Workload, known.Zone.Value)
+	}
+	return ""
+}
+
+// checkIdentities cuts connections whose other end has proven an identity that w
+// does not know. A connection that proves its own later reads w, which is stored.
+func (p *Proxy) checkIdentities(w *World) {
+	for _, m := range p.all() {
+		for _, c := range m.connections() {
+			if peer := c.proven.Load(); peer != nil {
+				if why := w.knows(*peer); why != "" {
+					c.life.sever(why)
+				}
+			}
+		}
+	}
+}

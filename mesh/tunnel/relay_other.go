@@ -1,0 +1,20 @@
+//go:build !linux
+
+package tunnel
+
+import (
+	"io"
+	"net"
+	"sync/atomic"
+)
+
+// relayByLoop exists on Linux only; elsewhere goroutines move the bytes.
+func relayByLoop(*net.TCPConn, *Stream, Gate, *atomic.Int64, *atomic.Int64) (bool, error) {
+	return false, nil
+}
+
+// spliceHalf exists on Linux only.
+func spliceHalf(half, Gate) (bool, error) { return false, nil }
+
+// torn can be known on Linux only.
+func torn(io.Reader) bool { return false }
