@@ -24,6 +24,26 @@ func Intent(o *Order, p *Plan, now time.Time) (*policy.Intent, source.Diagnostic
 	return in.Quarantined(o.Quarantines), ds
 }
 
+// Resolver is [Intent] with a memory of the plan that it resolved last: an order
+// that only quarantines does not resolve a whole platform anew. It belongs to one
+// goroutine.
+type Resolver struct {
+	plan  string // its digest, empty for none
+	base  *policy.Intent
+	ds    source.Diagnostics
+	until time.Time // when base allows less, zero for never
+}
+
+// Intent returns what a generation allows at now.
+func (r *Resolver) Intent(o *Order, p *Plan, now time.Time) (*policy.Intent, source.Diagnostics) {
+	at := o.moment(now)
+	if o.Plan == "" || o.Plan != r.plan || at.Before(r.base.At) || !r.until.IsZero() && !at.Before(r.until) {
+		r.base, r.ds = policy.Resolve(p.Policy, at)
+		r.plan, r.until = o.Plan, Next(o, p, at)
+	}
+	return r.base.Quarantined(o.Quarantines), r.ds
+}
+
 // Next returns the next moment after now at which a permission of the plan
 // expires, zero if there is none. From then on [Intent] allows less.
 func Next(o *Order, p *Plan, now time.Time) time.Time {

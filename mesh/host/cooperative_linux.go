@@ -14,7 +14,8 @@ import (
 // cooperative gives workloads addresses on loopback where the kernel enforces
 // nothing: one on which each serves, and one for each pair by which it reaches
 // another. It works within one machine, and on it a pair reaches the ports that
-// the destination's member says it serves.
+// the destination's member says it serves. Ports below 1024 are an error unless
+// the user may listen on them.
 type cooperative struct {
 	base byte // 127.base.0.0/16
 

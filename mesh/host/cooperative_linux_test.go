@@ -19,8 +19,8 @@ func TestCooperative(t *testing.T) {
 	}
 	defer h.Close()
 	p := testPlan(h)
-	p.Members[2].Serves = []Port{{"tcp", 8080, 8081}, {"udp", 53, 53}}
-	p.Members[0].UDP = []UDPCapture{{netip.AddrPortFrom(p.addr("c", false), 53), 15020}}
+	p.Members[2].Serves = []Port{{"tcp", 8080, 8081}, {"udp", 5353, 5353}}
+	p.Members[0].UDP = []UDPCapture{{netip.AddrPortFrom(p.addr("c", false), 5353), 15020}}
 	apply(t, h, p)
 	a, c := socketsOf(t, h, "a"), socketsOf(t, h, "c")
 	captures, err := a.Capture()
@@ -62,7 +62,7 @@ func TestCooperative(t *testing.T) {
 	} else {
 		own.Close()
 	}
-	testCooperativeUDP(t, a, netip.AddrPortFrom(at, 53))
+	testCooperativeUDP(t, a, netip.AddrPortFrom(at, 5353))
 	p.Doors = nil
 	apply(t, h, p)
 	if c, err := net.Dial("tcp", netip.AddrPortFrom(at, 8080).String()); err == nil {

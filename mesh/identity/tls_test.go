@@ -345,6 +345,21 @@ func TestFederatedPeerIsVerifiedAndNobodyOfOurs(t *testing.T) {
 	}
 }
 
+// A bundle that names a workload's certificate as an authority makes it none.
+func TestLeafInABundleIsNoProof(t *testing.T) {
+	a := newAuthority(t, AuthorityOptions{})
+	src := sourceOf(t, []string{"a", "b"}, a)
+	leaf := src.svids["a"].Certificates[0]
+	src.bundles[a.td].AddX509Authority(leaf)
+	src.svids["a"].Certificates = src.svids["a"].Certificates[:1]
+	if _, ce, se := shake(ClientTLS(src, "a", mustID(t, domain, "z", "b")), ServerTLS(src, "b")); ce == nil || se == nil {
+		t.Errorf("it connects: %v, %v", ce, se)
+	}
+	if _, err := verify([]*x509.Certificate{leaf}, src, x509.ExtKeyUsageServerAuth, a.now()); err == nil {
+		t.Error("it is believed")
+	}
+}
+
 func TestNameOfForeignForm(t *testing.T) {
 	for id, want := range map[string]string{
 		"spiffe://ai.test/zone/z/workload/a": "a.z",

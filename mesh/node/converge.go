@@ -48,6 +48,9 @@ func (n *Node) converge(ctx context.Context) error {
 			return ctx.Err()
 		case <-n.kick:
 		case <-retry.C:
+			if err := n.again(); err != nil {
+				n.o.Log.Error("the generation in force could not be applied again", "says", err)
+			}
 		}
 		n.mu.Lock()
 		l := n.layout
@@ -56,7 +59,7 @@ func (n *Node) converge(ctx context.Context) error {
 		n.mu.Lock()
 		n.problem("workloads", err)
 		n.mu.Unlock()
-		if err != nil && ctx.Err() == nil {
+		if (err != nil || l.unbound != nil) && ctx.Err() == nil {
 			retry.Reset(retryAfter)
 		}
 	}

@@ -2,6 +2,9 @@ package node
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -33,6 +36,36 @@ type layout struct {
 	limits []string
 
 	before *layout // nil for the first; forgotten when the layout is complete
+	// shared are the workloads that are processes in the machine's own namespace.
+	shared map[string]bool
+	// unbound says which existing processes could not be found.
+	unbound error
+}
+
+// bind looks up the control groups of workloads that are processes which run
+// already. What is not found has no place on this machine until it is.
+func (l *layout) bind(find func(host.Binding) (string, error)) {
+	var errs []error
+	members, plan := l.members[:0:0], l.plan.Members[:0:0]
+	for i, m := range l.members {
+		at := l.plan.Members[i]
+		if m.binding.Unit != "" || m.binding.Cgroup != "" {
+			path, err := find(m.binding)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("workload %s: %w", at.Name, err))
+				continue
+			}
+			at.CgroupPath = path
+		}
+		members, plan = append(members, m), append(plan, at)
+	}
+	l.members, l.plan.Members, l.unbound = members, plan, errors.Join(errs...)
+	gone := func(name string) bool {
+		return !slices.ContainsFunc(plan, func(m host.Member) bool { return m.Name == name })
+	}
+	if l.unbound != nil {
+		l.plan.Plain = slices.DeleteFunc(l.plan.Plain, func(p host.Plain) bool { return gone(p.From) || gone(p.To) })
+	}
 }
 
 // member is a workload of this node.
@@ -50,6 +83,7 @@ type outerDoor struct {
 func arrange(node string, o *generation.Order, p *generation.Plan, in *policy.Intent, bindings map[string]host.Binding, before *layout) *layout {
 	l := &layout{
 		before: before,
+		shared: map[string]bool{},
 		plan:   host.Plan{Platform: o.Platform, Names: map[string][]netip.Addr{}},
 		world:  &proxy.World{TrustDomain: o.TrustDomain, Intent: in, Generation: o.Number, Places: map[netip.Addr]proxy.Place{}, UDP: map[string][]proxy.UDPCapture{}},
 	}
@@ -72,7 +106,10 @@ func arrange(node string, o *generation.Order, p *generation.Plan, in *policy.In
 		l.place(w, a, o, at, at == node)
 		if at == node {
 			local[w.Name.Value] = true
-			l.members = append(l.members, member{w, bindings[w.Name.Value]})
+			l.members = append(l.members, member{w, b})
+			if b.Unit != "" || b.Cgroup != "" {
+				l.shared[w.Name.Value] = true
+			}
 			l.plan.Members = append(l.plan.Members, host.Member{Name: w.Name.Value, Zone: w.Zone.Value, V4: a.V4, V6: a.V6,
 				Serves: served(w)})
 		}
@@ -243,25 +280,42 @@ func (l *layout) datagrams(p *policy.Permission, from string, to generation.Addr
 
 // captureFor returns the port at which datagrams from a workload to dst arrive.
 // It stays the same, and a port that meant something else a moment ago is not
-// used: datagrams that are on their way must not change their destination.
+// used: datagrams that are on their way must not change their destination. The
+// processes that run already share the machine's own ports.
 func (l *layout) captureFor(from string, dst netip.AddrPort) uint16 {
 	used := map[uint16]bool{}
-	for _, c := range l.world.UDP[from] {
-		used[c.Local] = true
-	}
+	l.captures(l.world, from, func(name string, c proxy.UDPCapture) { used[c.Local] = true })
+	kept := uint16(0)
 	if l.before != nil {
-		for _, c := range l.before.world.UDP[from] {
-			if c.To == dst && !used[c.Local] {
-				return c.Local
+		l.captures(l.before.world, from, func(name string, c proxy.UDPCapture) {
+			if name == from && c.To == dst && !used[c.Local] {
+				kept = c.Local
 			}
-			used[c.Local] = true
+		})
+		if kept != 0 {
+			return kept
 		}
+		l.captures(l.before.world, from, func(name string, c proxy.UDPCapture) { used[c.Local] = true })
 	}
 	port := uint16(firstUDP)
 	for used[port] {
 		port++
 	}
 	return port
+}
+
+// captures yields the captures that must not have the same port as those of a
+// workload.
+func (l *layout) captures(w *proxy.World, of string, each func(name string, c proxy.UDPCapture)) {
+	names := []string{of}
+	if l.shared[of] {
+		names = slices.Collect(maps.Keys(l.shared))
+	}
+	for _, name := range names {
+		for _, c := range w.UDP[name] {
+			each(name, c)
+		}
+	}
 }
 
 // expose opens a door to outside for each port of a service of this node.

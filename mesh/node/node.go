@@ -12,6 +12,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -90,6 +91,7 @@ type Node struct {
 	kick chan struct{}
 
 	mu       sync.Mutex // guards the following
+	resolver generation.Resolver
 	order    *generation.Order
 	plan     *generation.Plan
 	layout   *layout
@@ -147,7 +149,7 @@ func (n *Node) apply(o *generation.Order, p *generation.Plan) (control.Applied, 
 // enforce is apply with the lock held.
 func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied, error) {
 	start := n.now()
-	in, ds := generation.Intent(o, p, start)
+	in, ds := n.resolver.Intent(o, p, start)
 	if ds.HasErrors() {
 		return control.Applied{}, fmt.Errorf("generation %d: %w", o.Number, firstError(ds))
 	}
@@ -161,6 +163,8 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 		bindings[name] = b
 	}
 	l := arrange(n.o.Name, o, p, in, bindings, n.layout)
+	l.bind(n.controlGroup)
+	n.problem("existing processes", l.unbound)
 	n.proxy.SetWorld(l.world)
 	done := n.registry.Enforce(&registry.Force{Number: o.Number, Digest: o.Plan, Intent: in, Since: start})
 	if done.Refused {
@@ -170,6 +174,7 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 	// permission, until converge has stopped them.
 	err = n.o.Host.Apply(withLeavers(l.plan, n.layout))
 	n.problem("kernel", err)
+	n.proxy.SetWorld(l.world) // again: captures of datagrams begin when the filter has their ports
 	n.order, n.plan, n.layout, n.since = o, p, l, start
 	n.identify(o, in, l)
 	select {
@@ -177,6 +182,29 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 	default:
 	}
 	return control.Applied{Closed: done.Closed, Kept: done.Kept}, err
+}
+
+// controlGroup finds the processes that a binding means.
+func (n *Node) controlGroup(b host.Binding) (string, error) {
+	if n.o.Mode != host.Root {
+		return "", errors.New("it is bound to processes that run already, which needs root: start bulkhead with sudo")
+	}
+	if b.Unit != "" {
+		return host.CgroupOf(b.Unit)
+	}
+	return b.Cgroup, nil
+}
+
+// again puts the generation in force anew, where something that it needs was not
+// there before.
+func (n *Node) again() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.layout == nil || n.layout.unbound == nil {
+		return nil
+	}
+	_, err := n.enforce(n.order, n.plan)
+	return err
 }
 
 // now returns the time, which never runs backwards for a node. The lock is held.

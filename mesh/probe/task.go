@@ -59,10 +59,12 @@ type Task struct {
 	Host   string `json:"host,omitempty"`
 	Path   string `json:"path,omitempty"` // of a request, or of a file
 
-	// Of a tunnel: the credential, whom it claims to be, the server name, and the
-	// stream that is asked for.
+	// Of a tunnel: the credential, whom it claims to be (of the node's own
+	// streams, the name of the workload that opens them), whom it asks for by
+	// identity and by server name, and the stream that it asks for.
 	Credential Credential `json:"credential,omitempty"`
 	Claim      string     `json:"claim,omitempty"`
+	Peer       string     `json:"peer,omitempty"`
 	ServerName string     `json:"serverName,omitempty"`
 	Workload   string     `json:"workload,omitempty"`
 	Port       uint16     `json:"port,omitempty"`
@@ -178,7 +180,7 @@ func (t *Task) check() error {
 	if t.ID == "" || t.Do == "" {
 		return errors.New("a task has no id or nothing to do")
 	}
-	for _, text := range []string{t.ID, t.Method, t.Host, t.Path, t.Claim, t.ServerName, t.Workload} {
+	for _, text := range []string{t.ID, t.Method, t.Host, t.Path, t.Claim, t.Peer, t.ServerName, t.Workload} {
 		if len(text) > maxText || strings.ContainsAny(text, "\x00\r\n") {
 			return fmt.Errorf("task %.40q has a text that is too long or has control characters", t.ID)
 		}

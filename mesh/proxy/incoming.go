@@ -107,10 +107,16 @@ func (c *connection) turnAway(in *tunnel.Incoming, why string) bool {
 	return false
 }
 
-// failIncoming ends a stream that is allowed and did not come about.
+// failIncoming ends a stream that is allowed and did not come about, unless the
+// policy took it back meanwhile.
 func (c *connection) failIncoming(in *tunnel.Incoming, err error) {
 	c.end(false, err)
-	_ = in.Refuse(tunnel.Refusal{Code: codeFailed, Says: err.Error(), Rule: c.rule(), Generation: c.verdict.Generation})
+	r := tunnel.Refusal{Code: codeFailed, Says: err.Error(), Rule: c.rule(), Generation: c.verdict.Generation}
+	if c.entry != nil && c.entry.Revoked() {
+		reason := c.entry.Reason()
+		r = tunnel.Refusal{Code: codeDenied, Says: reason.Says, Rule: reason.Rule, Generation: reason.Generation}
+	}
+	_ = in.Refuse(r)
 }
 
 // recordRefusal records what the other proxy said.
