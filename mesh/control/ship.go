@@ -141,7 +141,9 @@ func (b *Bus) Flows(ctx context.Context, since time.Time, follow bool) iter.Seq2
 
 // eachFlow returns an error only while the caller still listens.
 func (b *Bus) eachFlow(ctx context.Context, since time.Time, follow bool, yield func(flow.Record, error) bool) error {
-	stream, err := b.js.Stream(ctx, b.n.flows)
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := b.js.Stream(ask, b.n.flows)
 	if err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func (b *Bus) eachFlow(ctx context.Context, since time.Time, follow bool, yield 
 	if !since.IsZero() {
 		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
-	consumer, err := stream.OrderedConsumer(ctx, config)
+	consumer, err := stream.OrderedConsumer(ask, config)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func TestFlowsWaitForTheBusAndCountWhatIsLost(t *testing.T) {
 	must(t, p.server.start())
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	wait(t, "the bus", p.ctl.o.Bus.Connected)
+	wait(t, "the bus", func() bool { _, err := p.ctl.o.Bus.get(ctx, p.ctl.n.orderKey); return err == nil })
 	got, lost := uint64(0), uint64(0)
 	for r, err := range p.ctl.o.Bus.Flows(ctx, time.Time{}, true) {
 		must(t, err)

@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -348,6 +350,43 @@ func TestRootRotationIsGuarded(t *testing.T) {
 	step("retire", b.RetireRoot, "")
 	if n := len(bundleOf(t, b).X509Authorities()); n != 1 {
 		t.Errorf("%d roots are left", n)
+	}
+}
+
+func TestDamagedStateIsRefused(t *testing.T) {
+	a, b := newAuthority(t, AuthorityOptions{}), newAuthority(t, AuthorityOptions{})
+	own, err := a.state.encode(a.td)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := b.state.encode(b.td)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(s, other *storedState){
+		"version":                 func(s, _ *storedState) { s.Version++ },
+		"no root":                 func(s, _ *storedState) { s.Roots = nil },
+		"two active roots":        func(s, o *storedState) { s.Roots = append(s.Roots, o.Roots...) },
+		"unknown stage":           func(s, _ *storedState) { s.Roots[0].Stage = "wise" },
+		"another's root":          func(s, o *storedState) { s.Roots = o.Roots },
+		"another's root key":      func(s, o *storedState) { s.Roots[0].Key = o.Roots[0].Key },
+		"another's intermediate":  func(s, o *storedState) { s.Intermediate = o.Intermediate },
+		"no key":                  func(s, _ *storedState) { s.Intermediate.Key = nil },
+		"no JWT key":              func(s, _ *storedState) { s.JWTKeys = nil },
+		"a JWT key that is empty": func(s, _ *storedState) { s.JWTKeys[0].Key = nil },
+	} {
+		var s, o storedState
+		if err := errors.Join(json.Unmarshal(own, &s), json.Unmarshal(others, &o)); err != nil {
+			t.Fatal(err)
+		}
+		damage(&s, &o)
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeState(text, a.td); err == nil {
+			t.Errorf("%s: it is read", name)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
@@ -262,7 +263,18 @@ func TestServersThatDoNotPlayByTheRules(t *testing.T) {
 func TestServerForSeveral(t *testing.T) {
 	src := sourceOf(t, []string{"a", "b", "c"}, newAuthority(t, AuthorityOptions{}))
 	names := map[string]string{"b.z": "b", "c.z": "c", "wrong.z": "b"}
-	server := ServerTLSFor(src, func(name string) (string, bool) { w, ok := names[name]; return w, ok })
+	server := ServerTLSFor(src, func(name string) (string, bool) {
+		if name == "c.y" {
+			return "c", false
+		}
+		w, ok := names[name]
+		return w, ok
+	})
+	src.svids["c"].ID = mustID(t, domain, "y", "c") // what its certificate does not say
+	if err := serverRefuses(server, "c.y"); err == nil {
+		t.Error("a workload that pick does not name answers")
+	}
+	src.svids["c"].ID = mustID(t, domain, "z", "c")
 	for _, w := range []string{"b", "c"} {
 		if _, ce, se := shake(ClientTLS(src, "a", mustID(t, domain, "z", w)), server); ce != nil || se != nil {
 			t.Errorf("%s: %v, %v", w, ce, se)
@@ -273,6 +285,12 @@ func TestServerForSeveral(t *testing.T) {
 			t.Errorf("%s: a connection stands", w)
 		}
 	}
+}
+
+// serverRefuses returns the error with which a server meets a server name.
+func serverRefuses(server *tls.Config, name string) error {
+	_, err := server.GetConfigForClient(&tls.ClientHelloInfo{ServerName: name})
+	return err
 }
 
 // A client that keeps sessions gets none, so that a denied workload cannot
@@ -357,6 +375,34 @@ func TestLeafInABundleIsNoProof(t *testing.T) {
 	}
 	if _, err := verify([]*x509.Certificate{leaf}, src, x509.ExtKeyUsageServerAuth, a.now()); err == nil {
 		t.Error("it is believed")
+	}
+}
+
+// A federated authority whose certificate names no trust domain, as that of an
+// organisation's own root, signs for its own trust domain and for no other.
+func TestFederatedAuthorityWithoutAName(t *testing.T) {
+	a := newAuthority(t, AuthorityOptions{})
+	key := mustKey(t)
+	template := authorityTemplate(a.td, "root", 1, time.Now().Add(time.Hour), time.Now())
+	template.URIs = nil
+	foreign, err := sign(template, signer{key: key}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	partner := spiffeid.RequireTrustDomainFromString("partner.test")
+	src := sourceOf(t, []string{"b"}, a)
+	src.bundles[partner] = x509bundle.FromX509Authorities(partner, []*x509.Certificate{foreign.cert})
+	f := &forge{t: t, a: a, by: foreign, when: time.Now()}
+	for id, believed := range map[string]bool{"spiffe://partner.test/x": true, "spiffe://ai.test/zone/z/workload/a": false} {
+		src.svids["a"] = f.leaf(func(c *x509.Certificate) { c.URIs = []*url.URL{uri(id)} })
+		_, ce, se := shake(ClientTLS(src, "a", mustID(t, domain, "z", "b")), ServerTLS(src, "b"))
+		if (ce == nil && se == nil) != believed {
+			t.Errorf("%s: client %v, server %v", id, ce, se)
+		}
+		_, ce, _ = shake(ClientTLS(src, "b", spiffeid.RequireFromString(id)), careless(src.svids["a"]))
+		if (ce == nil) != believed {
+			t.Errorf("%s as a server: %v", id, ce)
+		}
 	}
 }
 

@@ -37,7 +37,11 @@ func (i *identityOnce) get() (*x509svid.SVID, error) {
 }
 
 func (a *agent) do(t *Task) Observation {
-	ctx, cancel := context.WithTimeout(context.Background(), patience+t.Hold)
+	limit := patience + t.Hold
+	if t.Free {
+		limit = time.Second // an answer would go to somebody else
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	switch t.Do {
 	case DialTCP:
@@ -69,9 +73,14 @@ func (a *agent) dial(ctx context.Context, t *Task, network string) (net.Conn, er
 	if t.To.Addr().Is6() {
 		version = "6"
 	}
+	again := false
 	d := net.Dialer{ControlContext: func(ctx context.Context, _, _ string, c syscall.RawConn) error {
 		var local netip.AddrPort
 		var err error
+		if again { // package net tries some errors again; an address is announced once
+			return errors.New("no address is left to dial from")
+		}
+		again = true
 		if e := c.Control(func(fd uintptr) { local, err = bind(int(fd), t) }); e != nil || err != nil {
 			return errors.Join(e, err)
 		}

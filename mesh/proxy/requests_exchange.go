@@ -57,6 +57,7 @@ func (s *requestServer) handle(w http.ResponseWriter, r *http.Request) {
 	x.entry, x.verdict = s.open(netset.Request{Method: r.Method, Host: host, Path: x.path})
 	defer x.entry.Done()
 	if !x.verdict.Allowed {
+		x.entry.Done()
 		x.refuse(x.verdict)
 		return
 	}
@@ -185,8 +186,7 @@ type refusal struct {
 	Generation uint64 `json:"generation,omitempty"`
 }
 
-// refuse answers a request that the policy denies. The connection stays usable:
-// a body that follows is read away by the parser.
+// refuse answers a request that the policy denies. The connection stays usable.
 func (x *exchange) refuse(v registry.Verdict) {
 	why := v.Why()
 	x.status = http.StatusForbidden
@@ -213,17 +213,29 @@ func (x *exchange) refuseMalformed(why string) {
 }
 
 func (x *exchange) answerJSON(status int, body refusal) {
-	if x.r.ProtoMajor != 2 {
-		// Otherwise the answer would wait for the body of the request.
-		_ = http.NewResponseController(x.w).EnableFullDuplex()
-	}
+	client := http.NewResponseController(x.w)
 	text, _ := json.Marshal(body) // of strings and a number: it cannot fail
 	h := x.w.Header()
 	h["Content-Type"] = []string{"application/json"}
 	h["Content-Length"] = []string{strconv.Itoa(len(text) + 1)}
+	unread := x.r.ProtoMajor != 2 && x.r.ContentLength != 0
+	if unread {
+		_ = client.EnableFullDuplex() // otherwise the answer would wait for the body
+		if x.r.ContentLength > maxUnread {
+			h["Connection"] = []string{"close"}
+		}
+	}
 	x.w.WriteHeader(status)
 	_, _ = x.w.Write(append(text, '\n')) // a client that went away needs no answer
+	if unread && x.r.Header["Expect"] == nil && client.Flush() == nil {
+		// The next request begins where this body ends.
+		_, _ = io.CopyN(io.Discard, x.r.Body, maxUnread)
+	}
 }
+
+// maxUnread is how much of a body that nobody wants is read away to keep a
+// connection.
+const maxUnread = 256 << 10
 
 // The codes of gRPC that we answer ourselves.
 const (

@@ -328,6 +328,7 @@ func TestLargeBodiesStream(t *testing.T) {
 	const size = 64 << 20
 	bothVersions(t, func(t *testing.T, version int) {
 		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
 			h := sha256.New()
 			io.Copy(io.MultiWriter(h, w), r.Body)
 			w.Header().Set(http.TrailerPrefix+"Digest", fmt.Sprintf("%x", h.Sum(nil)))
@@ -542,7 +543,11 @@ func TestExpectIsIgnored(t *testing.T) {
 func TestEarlyAnswer(t *testing.T) {
 	bothVersions(t, func(t *testing.T, version int) {
 		server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
 			io.ReadFull(r.Body, make([]byte, 10))
+			if version == 1 {
+				w.Header().Set("Connection", "close")
+			}
 			http.Error(w, "no room", http.StatusInsufficientStorage)
 		})
 		i := newInspection(t, server.addr(), "PUT", "GET")

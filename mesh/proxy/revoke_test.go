@@ -62,6 +62,9 @@ func TestRevokeInTheMiddle(t *testing.T) {
 	}
 	pf.server("b", 9000, echo)
 	allowed := pf.dial("c", pf.at("b", 9000))
+	if _, err := ask(allowed, "ready"); err != nil {
+		t.Fatal(err)
+	}
 	data := make([]byte, 16<<20)
 	rand.Read(data)
 	got := make(chan error, 1)

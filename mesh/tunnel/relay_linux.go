@@ -113,12 +113,12 @@ func (r *relay) end() error {
 	return r.err
 }
 
-// fail resets both sides. It may come from anywhere.
+// fail resets the application at once, and leaves the tunnel to end: whoever
+// revokes thousands waits for half as many sockets. It may come from anywhere.
 func (r *relay) fail(err error) {
 	r.once.Do(func() {
 		r.err = err
 		r.app.reset()
-		r.link.wire.reset()
 		close(r.done)
 	})
 }
