@@ -305,7 +305,9 @@ func (r *running) joinControl(o *node.Options) (identity.Issuer, error) {
 	if r.o.Bus != "" {
 		access.URLs = []string{r.o.Bus}
 	}
-	bus, err := control.Connect(access, r.p.name, r.o.Log)
+	c := *r.p.credit
+	c.Bus = access
+	bus, err := control.ConnectNode(&c, r.o.Log)
 	if err != nil {
 		return nil, err
 	}

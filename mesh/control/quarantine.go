@@ -191,34 +191,24 @@ func (c *Control) confirm(ctx context.Context, e *Effect, began time.Time) {
 	for {
 		nodes := c.o.Roster.Nodes()
 		heard, changed := c.nodes.get(nodes)
-		now, waiting := c.o.Now(), false
-		e.Missing = nil
+		e.Nodes, e.Missing = nil, nil
+		waiting := false
 		for _, n := range nodes {
 			h, ok := heard[n.Name]
-			if ok && h.Number >= e.Generation {
-				if _, known := done[n.Name]; !known {
-					eff := NodeEffect{Node: n.Name, Generation: h.Number, After: time.Since(began)}
-					if h.Number == e.Generation && !e.Unchanged {
-						eff.Closed, eff.Took = h.Closed, h.Took
-					}
-					done[n.Name] = eff
-				}
+			if !ok || h.Number < e.Generation {
+				why, wait := c.missing(e.Generation, h, ok)
+				waiting = waiting || wait
+				e.Missing = append(e.Missing, MissingNode{Node: n.Name, Heard: h.at, Why: why})
 				continue
 			}
-			m := MissingNode{Node: n.Name, Heard: h.at, Why: "it was not heard of; it takes the generation when it is back"}
-			switch {
-			case ok && h.Stuck == e.Generation:
-				m.Why = "it could not put it in force: " + h.Problem
-			case ok && h.live(now):
-				m.Why = fmt.Sprintf("it is there and still enforces generation %d", h.Number)
-				waiting = true
-			case !ok && now.Sub(c.started).Abs() < liveWithin:
-				waiting = true // control has just started, and listens for who is there
+			if _, known := done[n.Name]; !known {
+				done[n.Name] = confirmed(n.Name, h, e, time.Since(began))
 			}
-			e.Missing = append(e.Missing, m)
+			e.Nodes = append(e.Nodes, done[n.Name])
 		}
+		e.Took = time.Since(began)
 		if !waiting || ctx.Err() != nil {
-			break
+			return
 		}
 		select {
 		case <-ctx.Done():
@@ -226,10 +216,27 @@ func (c *Control) confirm(ctx context.Context, e *Effect, began time.Time) {
 		case <-time.After(heartbeat): // so that a node which went away is noticed
 		}
 	}
-	for _, n := range c.o.Roster.Nodes() {
-		if eff, ok := done[n.Name]; ok {
-			e.Nodes = append(e.Nodes, eff)
-		}
+}
+
+// confirmed is what a node's report says of an effect. What it closed is known
+// only if this generation was not followed by another before the report.
+func confirmed(node string, h heardReport, e *Effect, after time.Duration) NodeEffect {
+	n := NodeEffect{Node: node, Generation: h.Number, After: after}
+	if h.Number == e.Generation && !e.Unchanged {
+		n.Closed, n.Took = h.Closed, h.Took
 	}
-	e.Took = time.Since(began)
+	return n
+}
+
+// missing says why a node did not confirm, and whether to wait for it.
+func (c *Control) missing(number uint64, h heardReport, ok bool) (why string, wait bool) {
+	now := c.o.Now()
+	switch {
+	case ok && h.Stuck == number:
+		return "it could not put it in force: " + h.Problem, false
+	case ok && h.live(now):
+		return fmt.Sprintf("it is there and still enforces generation %d", h.Number), true
+	}
+	// A control that has just started listens first for who is there.
+	return "it was not heard of; it takes the generation when it is back", !ok && now.Sub(c.started).Abs() < liveWithin
 }

@@ -157,6 +157,11 @@ func (n *Node) settleMember(ctx context.Context, m member) error {
 
 // retire stops serving a workload.
 func (n *Node) retire(name string) {
+	for d := range n.doors {
+		if d.workload == name {
+			n.closeDoor(d)
+		}
+	}
 	p := n.placed[name]
 	p.cancel()
 	n.proxy.Remove(name)

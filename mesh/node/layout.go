@@ -234,10 +234,10 @@ func (l *layout) permissions(in *policy.Intent, addrs generation.Addresses, loca
 }
 
 // exempt lets a pair through that is not captured. Both must be on this node:
-// between nodes nothing is sent in the clear.
+// between nodes such a flow is captured like any other.
 func (l *layout) exempt(p *policy.Permission, from string, local map[string]bool) {
 	if !local[p.To.Name] {
-		l.limits = append(l.limits, p.Name+" is plaintext, and "+p.To.Name+" is on another node: it is denied")
+		l.limits = append(l.limits, p.Name+" is plaintext, and "+p.To.Name+" is on another node: it travels over mutual TLS")
 		return
 	}
 	for _, r := range p.Traffic.Runs() {

@@ -22,6 +22,8 @@ const (
 	endOfFile = "eof"
 	tlsAlert  = "alert"
 	otherErr  = "other"
+	// emptyFolder is a folder in which nothing is.
+	emptyFolder = "empty"
 )
 
 // fail notes the error at which a task ended.

@@ -122,7 +122,7 @@ func (pl *planner) targets(from, to string) []target {
 		t.served = served
 		out = append(out, t)
 	}
-	for _, r := range pl.Intent.Workload(to).Traffic().Runs() {
+	for _, r := range pl.served(to).Runs() {
 		if r.Protocol != netset.TCP && r.Protocol != netset.UDP {
 			continue
 		}
@@ -148,6 +148,16 @@ func (pl *planner) targets(from, to string) []target {
 		add(netset.TCP, port, false)
 	}
 	return out
+}
+
+// served is what a workload serves.
+func (pl *planner) served(name string) netset.Traffic {
+	var t netset.Traffic
+	w := pl.Intent.Workload(name)
+	for i := range w.Serves {
+		t = t.Union(w.Serves[i].Traffic())
+	}
+	return t
 }
 
 func some(lo, hi uint16) []uint16 {

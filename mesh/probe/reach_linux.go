@@ -81,9 +81,6 @@ func reachFor(t *Task) Observation {
 	return o
 }
 
-// emptyFolder is the symbol of a folder in which nothing is.
-const emptyFolder = "empty"
-
 func listFolder(path string) Observation {
 	o := Observation{Stage: AtUse}
 	entries, err := os.ReadDir(path)

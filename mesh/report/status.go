@@ -26,7 +26,7 @@ type Status struct {
 	// Problems is what needs a person: a policy that was refused, a control
 	// plane that is away, a disk that is full.
 	Problems []string `json:"problems,omitempty"`
-	// Limits is what this node cannot do of the policy, and therefore denies.
+	// Limits is what this node does otherwise than the policy says, never more.
 	Limits []string `json:"limits,omitempty"`
 
 	Workloads   []WorkloadStatus    `json:"workloads"`

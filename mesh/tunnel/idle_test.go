@@ -11,7 +11,7 @@ import (
 // TestIdleMemory holds both halves of idle connections below their share.
 func TestIdleMemory(t *testing.T) {
 	const n = 400
-	x := newPair(t, echo(t), nil)
+	x := newPair(t, quietEcho(t), nil)
 	x.idle(t, 20)
 	before := inUse()
 	x.idle(t, n)
@@ -29,7 +29,7 @@ func inUse() int64 {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapInuse + m.StackInuse)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // idle opens n connections that have carried something.

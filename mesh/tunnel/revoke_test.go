@@ -166,7 +166,7 @@ func BenchmarkRevoke(b *testing.B) {
 	const n = 3000
 	for range b.N {
 		b.StopTimer()
-		x := newPair(b, echo(b), nil)
+		x := newPair(b, quietEcho(b), nil)
 		conns := x.idle(b, n)
 		var last atomic.Int64
 		busy := make([]byte, 100)

@@ -129,6 +129,24 @@ func (x *pair) carry(c net.Conn) {
 
 // echo answers each connection with what it says.
 func echo(t testing.TB) netip.AddrPort {
+	return each(t, func(c *net.TCPConn) { io.Copy(c, c) })
+}
+
+// quietEcho does so without a pipe for each connection, and with little memory.
+func quietEcho(t testing.TB) netip.AddrPort {
+	return each(t, func(c *net.TCPConn) {
+		var b [100]byte
+		for {
+			n, err := c.Read(b[:])
+			if err != nil {
+				return
+			}
+			c.Write(b[:n])
+		}
+	})
+}
+
+func each(t testing.TB, do func(*net.TCPConn)) netip.AddrPort {
 	ln := listen(t)
 	go func() {
 		for {
@@ -137,14 +155,7 @@ func echo(t testing.TB) netip.AddrPort {
 				return
 			}
 			go func() {
-				b := make([]byte, 4<<10) // io.Copy would take two more descriptors
-				for {
-					n, err := c.Read(b)
-					if err != nil {
-						break
-					}
-					c.Write(b[:n])
-				}
+				do(c.(*net.TCPConn))
 				c.Close()
 			}()
 		}

@@ -139,7 +139,7 @@ func (p *printer) problems(s *report.Status) {
 		p.hanging("  "+p.paint(red, "problem")+" ", "    ", says)
 	}
 	for _, says := range s.Limits {
-		p.hanging("  "+p.paint(yellow, "not possible here")+" ", "    ", says)
+		p.hanging("  "+p.paint(yellow, "otherwise here")+" ", "    ", says)
 	}
 }
 
