@@ -124,6 +124,7 @@ func Check(in *policy.Intent) []finding.Finding {
 	c.declared()
 	c.relaxations()
 	c.expiring()
+	c.exempt()
 	finding.Sort(c.out)
 	return c.out
 }

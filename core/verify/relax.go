@@ -59,3 +59,18 @@ func (c *checker) expiring() {
 		c.out = append(c.out, f)
 	}
 }
+
+// exempt lists what is exempt from encryption, so that a review sees each.
+func (c *checker) exempt() {
+	for i := range c.in.Permissions {
+		p := &c.in.Permissions[i]
+		if !p.Plaintext {
+			continue
+		}
+		f := finding.New("plaintext", finding.Info, p.Name, "")
+		f.Title = p.Name + " is sent in the clear, and its identity is only an address"
+		f.Detail = "It says why: " + p.Why.Because.Value
+		f.Pos, f.Remedy = p.Pos, "remove plaintext: true where encryption costs too little to matter"
+		c.out = append(c.out, f)
+	}
+}

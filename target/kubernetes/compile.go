@@ -118,6 +118,9 @@ func (p *plan) permission(m *policy.Permission) {
 	if done && m.Traffic.HasRequests() {
 		p.leave(limitRequests.Of(m, "%s: all of %s is open, where only %s is declared", m.Name, m.Traffic.AnyRequests(), m.Traffic))
 	}
+	if done && m.Rate > 0 {
+		p.leave(limitRate.Of(m, "%s is not limited to %d bytes a second", m.Name, m.Rate))
+	}
 }
 
 // flow permits pods to reach pods: egress at the source, ingress at the

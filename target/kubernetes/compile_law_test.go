@@ -88,7 +88,7 @@ func (both) Compile(in *policy.Intent) target.Output {
 		}
 	}
 	for _, r := range b.Residue {
-		if r.Limit == limitRequests.ID && !slices.Contains(out.Residue, r) {
+		if (r.Limit == limitRequests.ID || r.Limit == limitRate.ID) && !slices.Contains(out.Residue, r) {
 			out.Residue = append(out.Residue, r) // of a name, which the first leaves out
 		}
 	}

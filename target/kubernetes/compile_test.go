@@ -142,6 +142,7 @@ func limitsPolicy(gateway bool) *policy.Policy {
 		Endpoints: []policy.Endpoint{{Name: text("unknown"), Service: text("aws/s3"), Consumers: list("object"), Why: because("x")}},
 		Exposures: []policy.Exposure{{To: list("account"), From: list("hosts", "control-plane"), Why: because("x")}},
 	}
+	p.Flows = []policy.Flow{{From: list("part"), To: list("account"), Rate: text("1MiB/s"), Why: because("x")}}
 	if gateway {
 		p.Gateway = &policy.Gateway{Through: text("account/s")}
 	}

@@ -36,6 +36,10 @@ var (
 		What:   "policies see ports and no requests: the whole port is open where some requests are declared",
 		Source: policyTypes,
 		Fix:    "enforce the requests with a mesh target as well, or accept it with enforcedBy: application"}
+	limitRate = target.Limit{ID: "rate", Wider: true, Since: "networking.k8s.io/v1", Verified: "2026-11-23",
+		What:   "policies do not count bytes: a flow with a rate is not limited",
+		Source: policyTypes,
+		Fix:    "limit it with the network plugin's own bandwidth settings, or in the application"}
 	limitNoAddress = target.Limit{ID: "endpoint-address", Since: "networking.k8s.io/v1", Verified: "2026-11-22",
 		What:   "a private endpoint whose address is not declared cannot be named: it stays closed",
 		Source: policyTypes,
@@ -88,7 +92,7 @@ var (
 
 // commonLimits are those of both targets.
 var commonLimits = []target.Limit{limitUnbound, limitNoLabels, limitServiceAccount, limitWorkloadName, limitOverlap,
-	limitRequests, limitNoAddress, limitNodeLocal}
+	limitRequests, limitRate, limitNoAddress, limitNodeLocal}
 
 // Limits returns what NetworkPolicy cannot express.
 func (Target) Limits() []target.Limit {
