@@ -41,10 +41,14 @@ type Up struct {
 	WorkloadAPI string
 	Node        string
 	KeyFile     string
-	Commands    map[string]string
-	Output      io.Writer // of workloads
-	Log         *slog.Logger
-	Warn        func(source.Diagnostics, Lines) error
+	// BundleEndpoint is where other trust domains fetch this one's bundle;
+	// Federate are those that are believed here, TRUSTDOMAIN=URL[,SPIFFE-ID,FILE].
+	BundleEndpoint string
+	Federate       []string
+	Commands       map[string]string
+	Output         io.Writer // of workloads
+	Log            *slog.Logger
+	Warn           func(source.Diagnostics, Lines) error
 	// Ready is called once, when everything runs as declared or after a while
 	// when it does not.
 	Ready func(*render.Up) error
@@ -58,6 +62,9 @@ const (
 
 // Up runs a platform on this machine until ctx ends, and takes everything down.
 func (e *Env) Up(ctx context.Context, o Up) error {
+	if err := e.checkIdentityFlags(o); err != nil {
+		return err
+	}
 	mode, err := chooseMode(o.Mode)
 	if err != nil {
 		return err
@@ -114,6 +121,8 @@ type platform struct {
 	folders  folders
 	bin      string
 	credit   *control.Credential // of a node that joins
+	// federated are the trust domains that are believed besides the own.
+	federated []identity.Federated
 }
 
 func (e *Env) preparePlatform(o Up) (*platform, error) {
@@ -141,6 +150,9 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 	}
 	var err error
 	if p.dir, err = filepath.Abs(p.dir); err != nil {
+		return nil, err
+	}
+	if p.federated, err = e.federatedWith(o.Federate, p.domain); err != nil {
 		return nil, err
 	}
 	if p.folders, err = e.folders(p.name); err != nil {
@@ -184,6 +196,7 @@ type running struct {
 	p    *platform
 	mode host.Mode
 
+	keys    keys // none on a node that joins
 	node    *node.Node
 	run     []func(context.Context) error
 	closers []func() error // called in reverse
@@ -199,16 +212,19 @@ func (r *running) close() {
 
 // build makes all parts and starts none of them.
 func (r *running) build(ctx context.Context) error {
-	if r.p.declared != nil {
-		if err := r.prepare(ctx); err != nil {
-			return err
-		}
-	}
 	h, err := host.Open(ctx, host.Options{Platform: r.p.name, StateDir: r.p.folders.state, RunDir: r.p.folders.run, Mode: r.mode, Log: r.o.Log})
 	if err != nil {
 		return err
 	}
 	r.closers = append(r.closers, h.Close)
+	if r.p.declared != nil { // after host.Open, which keeps a second process out
+		if err := r.openKeys(); err != nil {
+			return err
+		}
+		if err := r.prepare(ctx); err != nil {
+			return err
+		}
+	}
 	name, err := r.nodeName()
 	if err != nil {
 		return err
@@ -245,16 +261,7 @@ func shellCommands(typed map[string]string) map[string][]string {
 // startControl makes control, the bus unless there is one, and this node's client.
 func (r *running) startControl(ctx context.Context, o *node.Options) (identity.Issuer, error) {
 	state := r.p.folders.state
-	authority, err := identity.OpenAuthority(filepath.Join(state, "authority"), identity.AuthorityOptions{TrustDomain: r.p.domain,
-		Passphrase: []byte(r.getenv("BULKHEAD_PASSPHRASE")), KeyFile: r.o.KeyFile, Log: r.o.Log})
-	if err != nil {
-		return nil, err
-	}
 	roster, err := control.OpenRoster(filepath.Join(state, "control"))
-	if err != nil {
-		return nil, err
-	}
-	vault, err := identity.OpenVault(filepath.Join(state, "control"), []byte(r.getenv("BULKHEAD_PASSPHRASE")), r.o.KeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +271,7 @@ func (r *running) startControl(ctx context.Context, o *node.Options) (identity.I
 		o.Bus = control.Access{URLs: []string{r.o.Bus}}
 		bus, err = control.Connect(o.Bus, r.p.name, r.o.Log)
 	} else {
-		options := control.ServerOptions{Dir: filepath.Join(state, "bus"), Platform: r.p.name, Roster: roster, Vault: vault, Log: r.o.Log}
+		options := control.ServerOptions{Dir: filepath.Join(state, "bus"), Platform: r.p.name, Roster: roster, Vault: r.keys.vault, Log: r.o.Log}
 		if r.o.Listen != "" {
 			options.Listen = net.JoinHostPort(r.o.Listen, strconv.Itoa(busPort))
 		}
@@ -279,7 +286,7 @@ func (r *running) startControl(ctx context.Context, o *node.Options) (identity.I
 	}
 	r.closers = append(r.closers, func() error { bus.Close(); return nil })
 	o.Control, err = control.New(control.Options{Dir: filepath.Join(state, "control"), Platform: r.p.name, TrustDomain: r.p.domain, Bus: bus,
-		Roster: roster, Vault: vault, Authority: authority, Assigned: node.Assigned, Load: r.load, Changed: r.changed, Now: time.Now, Log: r.o.Log})
+		Roster: roster, Vault: r.keys.vault, Authority: r.keys.authority, Assigned: node.Assigned, Load: r.load, Changed: r.changed, Now: time.Now, Log: r.o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +303,7 @@ func (r *running) startControl(ctx context.Context, o *node.Options) (identity.I
 		}
 		r.closers = append(r.closers, func() error { nodeBus.Close(); return nil })
 	}
-	return authority, r.client(o, credit, nodeBus)
+	return r.keys.authority, r.client(o, credit, nodeBus)
 }
 
 // joinControl makes the client of a node whose control runs elsewhere.
@@ -322,27 +329,6 @@ func (r *running) client(o *node.Options, c *control.Credential, bus *control.Bu
 		Open: func() int { return r.node.Open() }, Now: time.Now, Log: r.o.Log})
 	return err
 }
-
-// identities makes what keeps the workloads' certificates.
-func (r *running) identities(ctx context.Context, o *node.Options, issuer identity.Issuer) error {
-	if r.o.WorkloadAPI == "" {
-		k, err := identity.NewKeeper(identity.KeeperOptions{TrustDomain: r.p.domain, Issuer: issuer, Log: r.o.Log})
-		o.Identities = k
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, upstreamPatience)
-	defer cancel()
-	u, err := identity.NewUpstream(ctx, r.o.WorkloadAPI, identity.UpstreamOptions{TrustDomain: r.p.domain, Log: r.o.Log})
-	if err != nil {
-		return wrongInput("is the agent running, and does it offer this process an identity for each workload?",
-			"the Workload API at %s: %v", r.o.WorkloadAPI, err)
-	}
-	r.closers = append(r.closers, u.Close)
-	o.Identities = u
-	return nil
-}
-
-const upstreamPatience = 10 * time.Second
 
 // tunnel is where other nodes reach the proxies of this one.
 func (r *running) tunnel() netip.AddrPort {
@@ -441,7 +427,7 @@ func (r *running) prepare(ctx context.Context) error {
 
 func (r *running) prepareOne(ctx context.Context, command []string) error {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = r.p.dir
+	cmd.Dir, cmd.Env = r.p.dir, withoutPassphrase(os.Environ())
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, strings.TrimSpace(string(out)))

@@ -32,6 +32,8 @@ type liveOptions struct {
 	workloadAPI string
 	node        string
 	keyFile     string
+	endpoint    string
+	federate    repeated
 	workloads   commands
 	verbose     bool
 	follow      bool
@@ -58,6 +60,16 @@ func (c *commands) Set(text string) error {
 	return nil
 }
 
+// repeated is a flag that can be given several times.
+type repeated []string
+
+func (r *repeated) String() string { return "" }
+
+func (r *repeated) Set(text string) error {
+	*r = append(*r, text)
+	return nil
+}
+
 func platformFlag(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&o.live.platform, "platform", "", "which platform, by `NAME`, where several run")
 }
@@ -69,6 +81,8 @@ func upFlags(fs *flag.FlagSet, o *options) {
 	fs.StringVar(&l.publish, "publish", "127.0.0.1", "the `ADDRESS` at which exposed services listen")
 	fs.StringVar(&l.keyFile, "key-file", "", "encrypt keys at rest with the age identity in `FILE`; or with a passphrase in BULKHEAD_PASSPHRASE")
 	fs.StringVar(&l.workloadAPI, "workload-api", "", "take identities from the SPIFFE Workload API at unix://`PATH` instead of the embedded authority")
+	fs.StringVar(&l.endpoint, "bundle-endpoint", "", "serve the trust bundle at `ADDRESS:PORT`, for trust domains that federate with this one")
+	fs.Var(&l.federate, "federate", "let workloads verify those of another trust domain: `TRUSTDOMAIN=URL` of its bundle endpoint, or with ,SPIFFE-ID,BUNDLE-FILE where a SPIFFE ID proves it; may be given several times")
 	fs.StringVar(&l.node, "node", "", "the `NAME` of this machine; by default its host name")
 	fs.StringVar(&l.listen, "listen", "", "the `ADDRESS` at which other machines reach this one: the bus at port 15010, tunnels at 15009")
 	fs.StringVar(&l.bus, "bus", "", "use the NATS cluster at nats://`URL` instead of the embedded bus")
@@ -215,7 +229,7 @@ func (k *call) up() (int, error) {
 	}
 	err := k.env.Up(ctx, app.Up{
 		Path: path, Mode: l.mode, Bus: l.bus, Join: l.join, Listen: l.listen, Publish: l.publish, WorkloadAPI: l.workloadAPI,
-		Node: l.node, KeyFile: l.keyFile, Commands: l.workloads, Output: text.Cleaned(k.Stdout),
+		Node: l.node, KeyFile: l.keyFile, BundleEndpoint: l.endpoint, Federate: l.federate, Commands: l.workloads, Output: text.Cleaned(k.Stdout),
 		Log:  slog.New(slog.NewTextHandler(k.Stderr, &slog.HandlerOptions{Level: level})),
 		Warn: func(ds source.Diagnostics, lines app.Lines) error { return k.warn(ds, lines) },
 		Ready: func(u *render.Up) error {

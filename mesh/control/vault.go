@@ -38,6 +38,9 @@ func (d Folder) Write(name string, secret []byte) error {
 
 const signingKey = "control.key"
 
+// Secrets are the names under which control and the embedded bus keep theirs.
+func Secrets() []string { return []string{signingKey, busKey} }
+
 // openSigningKey reads the key that signs orders, or makes it.
 func openSigningKey(v Vault) (ed25519.PrivateKey, error) {
 	seed, err := v.Read(signingKey)

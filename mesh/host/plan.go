@@ -28,8 +28,12 @@ type Options struct {
 	// StateDir and RunDir must exist. Nothing in StateDir is touched. In RunDir
 	// the folder `live` and the file `lock` belong to the Host.
 	StateDir, RunDir string
-	Mode             Mode
-	Log              *slog.Logger
+	// Guarded are folders that no workload may change, such as that of the
+	// policy: one that runs as the user who wrote it would permit itself
+	// everything. They are real paths, and exist.
+	Guarded []string
+	Mode    Mode
+	Log     *slog.Logger
 }
 
 // Plan is everything that a machine must enforce. What it does not name is

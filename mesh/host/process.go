@@ -20,7 +20,8 @@ type Command struct {
 	// Env are variables as NAME=VALUE. Of this process's environment a workload
 	// gets PATH, TZ and the language, and nothing else.
 	Env []string
-	// Dir is the working folder, `/` if empty.
+	// Dir is the working folder, `/` if empty. If it is one of
+	// [Options].Guarded it is read-only; one below stays as it is.
 	Dir string
 	// User is a name or a number. If it is empty, the user behind sudo, else
 	// nobody. As an ordinary user it can be no other user.

@@ -34,6 +34,7 @@ type site struct {
 	api      string  // the folder of the workload's API socket, on the host
 	socket   string  // the API socket as the workload sees it
 	covers   []cover
+	guarded  []string // folders that it may not change
 }
 
 // apiSocket is where a workload finds its Workload API, and hostsFile and
@@ -47,11 +48,13 @@ const (
 
 // scenery are folders of the machine that a workload sees empty: those where
 // services and users listen on sockets (D-Bus and systemd start processes
-// outside, nscd and resolved ask DNS, tmux takes commands), shared memory, and
-// devices that send packets past the filter.
+// outside, nscd and resolved ask DNS, tmux takes commands), those where
+// everybody may write, in which two workloads could talk, and devices that send
+// packets past the filter.
 var scenery = []cover{
 	{Path: "/run", Links: true}, {Path: "/var/run", Links: true},
 	{Path: "/tmp", Scratch: true, Exec: true}, // compilers of models load what they write there
+	{Path: "/var/tmp", Scratch: true, Exec: true},
 	{Path: "/dev/shm", Scratch: true},
 	{Path: "/dev/infiniband"},
 }
@@ -82,6 +85,7 @@ func (h *Host) site(workload string) (*site, error) {
 	if err := h.syncHosts(); err != nil {
 		return nil, err
 	}
+	s.guarded = h.options.Guarded
 	s.covers, err = h.ownCovers()
 	return s, err
 }
@@ -195,7 +199,10 @@ func (s *site) shimConfig(c Command, who account) (shimConfig, error) {
 		v.Path = real
 		config.Covers = append(config.Covers, v)
 	}
-	return config, config.keep(c)
+	if err := config.keep(c); err != nil {
+		return shimConfig{}, err
+	}
+	return config, config.guard(s.guarded)
 }
 
 // environment returns all variables of the workload.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/federation"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"bulkhead/internal/atomicfile"
@@ -81,7 +80,7 @@ func NewFederation(dir string, domains []Federated, o FederationOptions) (*Feder
 		f.log = slog.Default()
 	}
 	for _, d := range domains {
-		if err := d.check(); err != nil {
+		if err := d.Check(); err != nil {
 			return nil, err
 		}
 		if _, twice := f.domains[d.TrustDomain]; twice {
@@ -102,7 +101,8 @@ func NewFederation(dir string, domains []Federated, o FederationOptions) (*Feder
 	return f, nil
 }
 
-func (d Federated) check() error {
+// Check returns an error if a trust domain cannot be federated as it is described.
+func (d Federated) Check() error {
 	u, err := url.Parse(d.URL)
 	switch {
 	case d.TrustDomain.IsZero():
@@ -264,23 +264,3 @@ func (f *Federation) has(td spiffeid.TrustDomain) bool {
 
 // Changed returns a channel that is closed when a bundle changes.
 func (f *Federation) Changed() <-chan struct{} { return f.changing.next() }
-
-// BundleEndpoint serves the bundle of a trust domain to those federated with it.
-// Serve it with [EndpointTLS] (profile https_spiffe) or with a certificate of the
-// Web PKI (https_web).
-func BundleEndpoint(td spiffeid.TrustDomain, src spiffebundle.Source) (http.Handler, error) {
-	return federation.NewHandler(td, src)
-}
-
-// EndpointTLS is the configuration of a bundle endpoint that proves the identity
-// of a workload. Anybody may read it: a bundle is public.
-func EndpointTLS(src Source, workload string) *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		Time:       clock(src),
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return certificate(src, workload)
-		},
-	}
-}

@@ -107,7 +107,7 @@ func (a *Authority) ActivateRoot() error {
 		if i < 0 {
 			return errors.New("no root is prepared; prepare one first")
 		}
-		if ready := s.roots[i].since.Add(propagation); now.Before(ready) {
+		if ready := s.roots[i].activateFrom(); now.Before(ready) {
 			return fmt.Errorf("the new root is not known everywhere before %s; activate it then", ready.Format(time.RFC3339))
 		}
 		intermediate, err := newIntermediate(a.td, s.roots[i].signer, now)
@@ -131,7 +131,7 @@ func (a *Authority) RetireRoot() error {
 				kept = append(kept, r)
 				continue
 			}
-			if end := r.since.Add(a.leafLife + skew); !now.After(end) {
+			if end := a.retireFrom(r); !now.After(end) {
 				return fmt.Errorf("certificates of the old root are in use until %s; retire it then", end.Format(time.RFC3339))
 			}
 		}
@@ -142,6 +142,12 @@ func (a *Authority) RetireRoot() error {
 		return nil
 	})
 }
+
+// activateFrom is when everybody has heard of a prepared root.
+func (r root) activateFrom() time.Time { return r.since.Add(propagation) }
+
+// retireFrom is when the last certificate of a retiring root has expired.
+func (a *Authority) retireFrom(r root) time.Time { return r.since.Add(a.leafLife + skew) }
 
 func (a *Authority) rotate(step func(*state, time.Time) error) error {
 	a.mu.Lock()

@@ -31,16 +31,30 @@ const (
 	maxFile      = 1 << 20
 )
 
+// KeyError says that a passphrase or key file is missing, cannot be used, or is
+// not the one that a file was encrypted with.
+type KeyError struct{ err error }
+
+func (e *KeyError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *KeyError) Unwrap() error { return e.err }
+
 func newSeal(passphrase []byte, keyFile string) (seal, error) {
+	var s seal
+	var err error
 	switch {
 	case len(passphrase) > 0 && keyFile != "":
-		return seal{}, errors.New("an authority is encrypted with a passphrase or with a key file, not with both; give one")
+		err = errors.New("an authority is encrypted with a passphrase or with a key file, not with both; give one")
 	case len(passphrase) > 0:
-		return passphraseSeal(string(passphrase))
+		s, err = passphraseSeal(string(passphrase))
 	case keyFile != "":
-		return keyFileSeal(keyFile)
+		s, err = keyFileSeal(keyFile)
 	}
-	return seal{}, nil
+	if err != nil {
+		return seal{}, &KeyError{err}
+	}
+	return s, nil
 }
 
 func passphraseSeal(passphrase string) (seal, error) {
@@ -118,11 +132,11 @@ func (s seal) read(path string) (data []byte, asWritten bool, err error) {
 		return text, s.identity == nil, nil
 	}
 	if s.identity == nil {
-		return nil, false, fmt.Errorf("%s is encrypted; give its passphrase or key file", path)
+		return nil, false, &KeyError{fmt.Errorf("%s is encrypted; give its passphrase or key file", path)}
 	}
 	r, err := age.Decrypt(bytes.NewReader(text), s.identity)
 	if err != nil {
-		return nil, false, fmt.Errorf("%s does not open %s; give the one it was encrypted with: %w", s.with, path, err)
+		return nil, false, &KeyError{fmt.Errorf("%s does not open %s; give the one it was encrypted with: %w", s.with, path, err)}
 	}
 	data, err = io.ReadAll(io.LimitReader(r, maxFile))
 	if err != nil {

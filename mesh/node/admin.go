@@ -56,6 +56,9 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 	mux.HandleFunc("POST /v1/release", n.adminRelease)
 	mux.HandleFunc("POST /v1/probe", n.adminProbe)
 	mux.HandleFunc("POST /v1/credential", n.adminCredential)
+	mux.HandleFunc("GET /v1/authority", n.adminAuthority)
+	mux.HandleFunc("POST /v1/authority", n.adminRotate)
+	mux.HandleFunc("GET /v1/authority/bundle", n.adminBundle)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

@@ -52,6 +52,8 @@ type Options struct {
 	Client *control.Client
 	// Control is set on the node that runs control.
 	Control *control.Control
+	// Authority is set there too, unless identities come from elsewhere.
+	Authority *identity.Authority
 	// Bus is where other nodes find the bus; empty for where the embedded one
 	// listens.
 	Bus control.Access

@@ -106,7 +106,11 @@ func bind(fd int, t *Task) (netip.AddrPort, error) {
 			return netip.AddrPort{}, os.NewSyscallError("setsockopt", err)
 		}
 	}
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(t.Bind, 0))); err != nil {
+	err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(t.Bind, t.From)))
+	if err == unix.EADDRINUSE { // a server of the workload has it
+		err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(t.Bind, 0)))
+	}
+	if err != nil {
 		return netip.AddrPort{}, os.NewSyscallError("bind", err)
 	}
 	name, err := unix.Getsockname(fd)

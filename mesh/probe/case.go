@@ -18,15 +18,22 @@ type Platform struct {
 	Zones     map[string]string
 	// Doors are the zones between which the fabric lets tunnels pass.
 	Doors map[[2]string]bool
+	// Silent says why nothing may answer at a workload: it has no command, or runs
+	// nowhere. That it does not is then nobody's fault.
+	Silent map[string]string
 	// Machine are addresses of the machine itself.
 	Machine []netip.Addr
-	// Private are folders of bulkhead, Sockets unix sockets, of which a workload
-	// must see nothing; PID is the node's process.
+	// Private are folders of bulkhead, and Sockets unix sockets, of which a workload
+	// must see nothing; APIs are the Workload API sockets as the machine sees them,
+	// by workload; PID is the node's process.
 	Private []string
 	Sockets []string
+	APIs    map[string]string
 	PID     int
-	// Run begins the ids of all cases.
-	Run string
+	// Run begins the ids of all cases. FirstPort is added to the local ports, so
+	// that one run does not use those of the run before.
+	Run       string
+	FirstPort int
 }
 
 // Member is a workload of this node.
@@ -34,8 +41,8 @@ type Member struct {
 	Name string
 	// Untried says why nothing can be tried as this workload, empty if it can.
 	Untried string
-	// Quarantined says that it has no certificate.
-	Quarantined bool
+	// Anonymous says that it has no certificate, such as one in quarantine.
+	Anonymous bool
 	// Datagrams says that some datagrams of it are captured.
 	Datagrams bool
 }
@@ -94,6 +101,7 @@ type Case struct {
 	want   want
 	accept []string // the errors of a refusal, where the kernel refuses
 	own    string   // the identity that is expected
+	silent string   // see Platform.Silent
 	// remote says that the other side's records are on another node.
 	remote bool
 }
@@ -157,3 +165,7 @@ var (
 	processes      = attack("processes", "other processes")
 	unixSockets    = attack("unix-sockets", "the sockets and files of bulkhead")
 )
+
+// AsProxy says that the task is a stream that is opened as a proxy does it, with
+// the certificate that the workload really has.
+func (c *Case) AsProxy() bool { return c.want == wantStream || c.want == wantStreamRefusal }

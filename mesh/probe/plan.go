@@ -26,12 +26,27 @@ type planner struct {
 	names  []string // of all workloads, in the order of the policy
 	local  map[string]*Member
 	cases  []*Case
+	dials  map[string]int // how many cases of a workload dial
+}
+
+// The local ports of cases, below those that the kernel gives by itself. While
+// conntrack remembers a redirected connection, another one from the same port gets
+// another by address translation, and its records could not be found.
+const (
+	firstLocal = 20000
+	localPorts = 12000
+)
+
+// localPort is the next local port of a workload's case.
+func (pl *planner) localPort(from string) uint16 {
+	pl.dials[from]++
+	return uint16(firstLocal + (pl.FirstPort+pl.dials[from])%localPorts)
 }
 
 // Plan lists what to try, in the order of the policy. What is expected of a pair
 // is what the intent decides.
 func Plan(p *Platform, f Filter) []*Case {
-	pl := &planner{Platform: p, filter: f, local: map[string]*Member{}}
+	pl := &planner{Platform: p, filter: f, local: map[string]*Member{}, dials: map[string]int{}}
 	for i := range p.Intent.Policy.Workloads {
 		pl.names = append(pl.names, p.Intent.Policy.Workloads[i].Name.Value)
 	}
@@ -66,8 +81,14 @@ func (pl *planner) add(c Case) {
 	c.Number = len(pl.cases) + 1
 	c.ID = pl.Run + "-" + strconv.Itoa(c.Number)
 	c.Task.ID = c.ID
+	if c.Task.To.IsValid() && !c.Here {
+		c.Task.From = pl.localPort(c.From)
+	}
 	_, here := pl.local[c.To]
 	c.remote = !here
+	if why := pl.Silent[c.To]; why != "" {
+		c.silent = why
+	}
 	pl.cases = append(pl.cases, &c)
 }
 
@@ -175,8 +196,10 @@ func some(lo, hi uint16) []uint16 {
 // permission holds, where both are on this node.
 func (pl *planner) exempt(from, to string) netset.Traffic {
 	var t netset.Traffic
-	if pl.local[from] == nil || pl.local[to] == nil {
-		return t
+	for _, name := range []string{from, to} {
+		if m := pl.local[name]; m == nil || m.Untried != "" {
+			return t
+		}
 	}
 	for _, p := range pl.Intent.PermissionsTo(party(to)) {
 		if p.Plaintext && p.From.Has(party(from)) {
@@ -203,6 +226,10 @@ func (pl *planner) pair(m *Member, to string) {
 				c.Task.Do = SendUDP
 			}
 			c.judgePair(t, answer, plain, !near.IsEmpty())
+			if c.want == wantPlain && addr != pl.Addresses[to][0] {
+				// A proxy finds its server at any address; here the address counts.
+				c.silent = "its server listens at " + pl.Addresses[to][0].String()
+			}
 			pl.add(c)
 		}
 		if answer.Allowed && t.protocol == netset.TCP && !plain.Opens(t.protocol, t.port) {

@@ -77,7 +77,7 @@ func (pl *planner) reachTunnel(m *Member, to string) {
 		c := pl.refused(a.kind, m, addr, tunnelPort, notDirectly)
 		c.To, c.Name = to, fmt.Sprintf("%s → %s from inside: %s", m.Name, to, a.kind.Title)
 		pl.intrusion(&c, a)
-		if a.credential.isOwn() && m.Quarantined {
+		if a.credential.isOwn() && m.Anonymous {
 			continue
 		}
 		pl.add(c)
@@ -232,14 +232,14 @@ func (pl *planner) spoof(m *Member, to string) {
 			continue
 		}
 		c := Case{Kind: spoofed, From: m.Name, To: to, Policy: "a packet has the address of its sender", want: wantStop,
-			accept: []string{"EADDRNOTAVAIL", "EPERM", timedOut}}
+			accept: []string{"EADDRNOTAVAIL", "EPERM", "ENETUNREACH", timedOut}}
 		c.Task = Task{Do: DialTCP, To: netip.AddrPortFrom(addr, port), Bind: source, Hold: holdOpen}
 		name := fmt.Sprintf("%s → %s as %s", m.Name, c.Task.To, source)
 		c.Name = name
 		pl.add(c)
 		c.Task.Free, c.Name = true, name+", bound by force"
 		pl.add(c)
-		c.Task.Do, c.accept, c.Name = SendUDP, []string{"EPERM", "EADDRNOTAVAIL"}, name+", a datagram"
+		c.Task.Do, c.accept, c.Name = SendUDP, []string{"EPERM", "EADDRNOTAVAIL", "ENETUNREACH"}, name+", a datagram"
 		pl.add(c)
 	}
 }
@@ -251,7 +251,7 @@ func (pl *planner) tunnels() {
 	for i := range pl.Members {
 		m := &pl.Members[i]
 		from := pl.attacker(m.Name)
-		if from == "" || m.Quarantined {
+		if from == "" || m.Anonymous {
 			continue
 		}
 		to := netip.AddrPortFrom(pl.Addresses[m.Name][0], tunnelPort)
@@ -306,7 +306,7 @@ func (pl *planner) attacker(to string) string {
 	best, rank := "", 0
 	for i := range pl.Members {
 		m := &pl.Members[i]
-		if m.Name == to || m.Quarantined || m.Untried != "" || pl.filter.From != "" && pl.filter.From != m.Name {
+		if m.Name == to || m.Anonymous || m.Untried != "" || pl.filter.From != "" && pl.filter.From != m.Name {
 			continue
 		}
 		r := 1

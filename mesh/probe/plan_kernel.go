@@ -3,7 +3,6 @@ package probe
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 )
 
 // Numbers of Linux (socket.h, in.h). They are data here, so that a plan can be
@@ -93,12 +92,15 @@ func (pl *planner) kernel(m *Member) {
 	for _, dir := range pl.Private {
 		do(unixSockets, dir, private, append(hidden, emptyFolder), Task{Do: ListFolder, Path: dir})
 	}
+	others := 0
 	for i := range pl.Members {
-		for _, dir := range pl.Private {
-			if other := pl.Members[i].Name; other != m.Name {
-				path := filepath.Join(dir, "live", "api", other, "workload.sock")
-				do(unixSockets, path, private, hidden, Task{Do: DialUnix, Path: path})
-			}
+		other := pl.Members[i].Name
+		if path := pl.APIs[other]; other != m.Name && path != "" && others < maxOthers {
+			others++
+			do(unixSockets, path, "a workload has one Workload API, its own", hidden, Task{Do: DialUnix, Path: path})
 		}
 	}
 }
+
+// maxOthers is how many other Workload APIs each workload tries to reach.
+const maxOthers = 16

@@ -49,8 +49,10 @@ type Task struct {
 	ID string         `json:"id"`
 	Do Act            `json:"do"`
 	To netip.AddrPort `json:"to,omitzero"`
-	// Bind is the local address; Free binds to it although it is another's.
+	// Bind is the local address, From the local port if it is free; Free binds to
+	// the address although it is another's.
 	Bind netip.Addr `json:"bind,omitzero"`
+	From uint16     `json:"from,omitempty"`
 	Free bool       `json:"free,omitempty"`
 	// Hold is how long something that opens is watched.
 	Hold time.Duration `json:"hold,omitempty"`

@@ -117,12 +117,18 @@ func (m *member) serve() {
 	cfg := identity.ServerTLS(m.p.o.Source, m.name)
 	for _, l := range m.tunnels {
 		m.run(func() {
-			err := tunnel.Serve(m.ctx, l, cfg, func(ctx context.Context, in *tunnel.Incoming) { m.incoming(ctx, in) })
+			err := tunnel.Serve(m.ctx, l, cfg, func(ctx context.Context, in *tunnel.Incoming) { m.incoming(ctx, in) }, m.unproven)
 			if err != nil && m.ctx.Err() == nil {
 				m.p.o.Log.Error("a workload takes no more tunnels", "workload", m.name, "err", err)
 			}
 		})
 	}
+}
+
+// unproven records a connection to the tunnel port that proved no identity. The
+// source is whose address it is, which the fabric checks; no certificate says so.
+func (m *member) unproven(remote netip.AddrPort, err error) {
+	m.p.refuseStranger(remote, flow.Peer{Workload: m.name, Zone: m.zone}, err)
 }
 
 // run starts f unless the member is closed, and reports whether it did.

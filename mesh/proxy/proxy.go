@@ -197,7 +197,22 @@ func (p *Proxy) ServeNode(ctx context.Context, ln net.Listener) error {
 	})
 	return tunnel.Serve(ctx, ln, cfg, func(ctx context.Context, in *tunnel.Incoming) {
 		p.arrived(ctx, in)
-	})
+	}, func(remote netip.AddrPort, err error) { p.refuseStranger(remote, flow.Peer{}, err) })
+}
+
+// refuseStranger records a tunnel connection without a proven identity.
+func (p *Proxy) refuseStranger(remote netip.AddrPort, to flow.Peer, err error) {
+	from := flow.Peer{Addr: remote}
+	rec := flow.Record{Time: p.o.Now(), Event: flow.Deny, Node: p.o.Node, Side: flow.Destination, Transport: "tcp", Verdict: "deny", To: to,
+		Why: "it proves no identity: " + err.Error()}
+	if w := p.world.Load(); w != nil {
+		rec.Generation = w.Generation
+		if at, ok := w.Places[remote.Addr()]; ok {
+			from.Workload, from.Zone = at.Workload, at.Zone
+		}
+	}
+	rec.From = from
+	p.records.record(rec)
 }
 
 // named returns the member that a server name of a tunnel means.

@@ -106,6 +106,7 @@ var (
 	errTakenBack = errors.New("the policy took it back")
 	errGone      = errors.New("the client went away")
 	errNoAnswer  = errors.New("its server gave no valid HTTP answer")
+	errBody      = errors.New("its body does not end as its framing says")
 )
 
 // revoke ends the request, wherever it hangs. With HTTP/2 it is one stream; with
@@ -141,15 +142,37 @@ func (x *exchange) fail(err error) {
 	if gone && !x.entry.Revoked() {
 		err = errGone
 	}
+	silent := x.started || gone || x.entry.Revoked() || errors.Is(err, errAbandoned)
+	if !silent {
+		x.status = x.failure(err)
+	}
 	x.record(err)
-	if x.started || gone || x.entry.Revoked() || errors.Is(err, errAbandoned) {
+	if silent {
 		x.abort()
 	}
-	if x.grpc() {
-		x.answerGRPC(grpcUnavailable, plain(err))
+	said := refusal{Error: "unavailable", Why: plain(err)}
+	switch {
+	case x.status == grpcUnavailable:
+		x.answerGRPC(x.status, said.Why)
 		return
+	case x.status == http.StatusBadRequest:
+		said.Error = "malformed"
 	}
-	x.answerJSON(http.StatusBadGateway, refusal{Error: "unavailable", Why: plain(err)})
+	if x.r.ProtoMajor != 2 && x.r.ContentLength != 0 {
+		x.w.Header()["Connection"] = []string{"close"} // nobody knows where the body ends
+	}
+	x.answerJSON(x.status, said)
+}
+
+// failure is the status of an answer that is ours.
+func (x *exchange) failure(err error) int {
+	switch {
+	case x.grpc():
+		return grpcUnavailable
+	case errors.Is(err, errBody):
+		return http.StatusBadRequest
+	}
+	return http.StatusBadGateway
 }
 
 // abort does not return.
@@ -164,7 +187,7 @@ func (x *exchange) abort() {
 func plain(err error) string {
 	var network *net.OpError
 	switch {
-	case errors.Is(err, errTakenBack), errors.Is(err, errGone), errors.Is(err, errNoAnswer):
+	case errors.Is(err, errTakenBack), errors.Is(err, errGone), errors.Is(err, errNoAnswer), errors.Is(err, errBody):
 		return err.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errAbandoned):
 		return "its server closed the connection"
@@ -227,9 +250,9 @@ func (x *exchange) answerJSON(status int, body refusal) {
 	}
 	x.w.WriteHeader(status)
 	_, _ = x.w.Write(append(text, '\n')) // a client that went away needs no answer
-	if unread && x.r.Header["Expect"] == nil && client.Flush() == nil {
+	if unread && h["Connection"] == nil && x.r.Header["Expect"] == nil && client.Flush() == nil {
 		// The next request begins where this body ends.
-		_, _ = io.CopyN(io.Discard, x.r.Body, maxUnread)
+		_, _ = io.CopyN(io.Discard, x.r.Body, maxUnread+1)
 	}
 }
 

@@ -225,7 +225,7 @@ func (x *exchange) sendShort(w *bufio.Writer) error {
 		n, err := io.Copy(struct{ io.Writer }{w}, x.r.Body)
 		x.out.Add(n)
 		if err != nil {
-			return errGone
+			return errBody
 		}
 	}
 	return x.flush(w)
@@ -305,7 +305,7 @@ func (x *exchange) sendBody(bw *bufio.Writer, s *sending) error {
 		case err == io.EOF:
 			return nil
 		case err != nil:
-			return errGone
+			return errBody
 		}
 	}
 }

@@ -62,3 +62,13 @@ func withHints(ctx context.Context, hints chan<- string) context.Context {
 		return nil
 	}})
 }
+
+func newListener(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}

@@ -19,6 +19,9 @@
 // one round trip instead of a handshake. Streams share no buffer and no window:
 // a reader that stalls is the kernel's own backpressure, and stalls nobody else.
 //
+// An open connection costs a descriptor for each tunnel and for each
+// application: two in a proxy, four in a node that is both ends of it.
+//
 // New streams never use a connection after one of its two certificates has
 // expired, nor after the own certificate was renewed. A stream that is open when
 // a certificate expires goes on: what ends it is the policy (see mesh/registry),

@@ -93,7 +93,7 @@ func FuzzServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, chunk byte) {
 		l, peer := scripted(in, 1+int(chunk))
 		var accepted, refused int
-		s := server{links: map[*wire]struct{}{}, handle: func(_ context.Context, in *Incoming) {
+		s := server{now: time.Now, links: map[*wire]struct{}{}, handle: func(_ context.Context, in *Incoming) {
 			if in.Request.valid() != nil || in.Peer != id("a") {
 				t.Fatalf("handled %+v", in.Request)
 			}

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -293,32 +292,4 @@ func (d *direction) hand(b []byte) (bool, error) {
 		d.rest = d.rest[n:]
 	}
 	return false, nil
-}
-
-// gather reads what there is of the stream into b. It returns errAgain when that
-// was all, and no error when b is full or the stream has ended.
-func (s *Stream) gather(l *link, b []byte) (int, error) {
-	n := 0
-	for n < len(b) && !s.ended {
-		if s.left == 0 {
-			k, length, err := l.next()
-			switch {
-			case err != nil:
-				return n, err
-			case k == frameFin:
-				s.ended = true
-				continue
-			case k != frameData:
-				return n, fmt.Errorf("frame of kind %d in a tcp stream", k)
-			}
-			s.left = length
-		}
-		m, err := l.tls.Read(b[n:min(len(b), n+s.left)])
-		n += m
-		s.left -= m
-		if err != nil {
-			return n, ended(err)
-		}
-	}
-	return n, nil
 }

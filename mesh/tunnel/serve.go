@@ -80,10 +80,17 @@ func (in *Incoming) Refuse(r Refusal) error {
 // stream is over, and every handle has returned.
 //
 // cfg must ask for a client certificate and verify it; a connection without a
-// verified chain is refused whatever cfg says.
-func Serve(ctx context.Context, ln net.Listener, cfg *tls.Config, handle func(context.Context, *Incoming)) error {
+// verified chain is refused whatever cfg says. Failed is told of each that did not
+// prove an identity, and why; it must not block, and may be nil.
+func Serve(ctx context.Context, ln net.Listener, cfg *tls.Config, handle func(context.Context, *Incoming), failed func(remote netip.AddrPort, err error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{cfg: serverConfig(cfg), handle: handle, links: map[*wire]struct{}{}, strangers: map[netip.Addr]int{}}
+	s := &server{cfg: serverConfig(cfg), now: cfg.Time, handle: handle, failed: failed, links: map[*wire]struct{}{}, strangers: map[netip.Addr]int{}}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.failed == nil {
+		s.failed = func(netip.AddrPort, error) {}
+	}
 	stop := context.AfterFunc(ctx, func() { ln.Close(); s.close() })
 	defer func() {
 		cancel()
@@ -135,7 +142,9 @@ func serverConfig(cfg *tls.Config) *tls.Config {
 
 type server struct {
 	cfg     *tls.Config
+	now     func() time.Time // of certificates
 	handle  func(context.Context, *Incoming)
+	failed  func(remote netip.AddrPort, err error)
 	running sync.WaitGroup
 
 	mu        sync.Mutex // guards the following
@@ -147,21 +156,31 @@ type server struct {
 // add serves c, unless there are too many.
 func (s *server) add(ctx context.Context, c net.Conn) {
 	w := &wire{socket: socket{conn: c}}
-	from := addressOf(c).Addr()
+	remote := addressOf(c)
+	from := remote.Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || len(s.links) >= maxLinks || s.strangers[from] >= maxStrangers {
+	switch {
+	case s.closed:
 		resetConn(c)
+		return
+	case len(s.links) >= maxLinks || s.strangers[from] >= maxStrangers:
+		resetConn(c)
+		s.failed(remote, errTooMany)
 		return
 	}
 	s.links[w] = struct{}{}
 	s.strangers[from]++
 	s.running.Go(func() {
 		defer s.remove(w)
-		l, name := s.handshake(ctx, w, from)
-		if l != nil {
-			s.serve(ctx, l, name)
+		l, name, err := s.handshake(ctx, w, from)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.failed(remote, err)
+			}
+			return
 		}
+		s.serve(ctx, l, name)
 	})
 }
 
@@ -189,8 +208,10 @@ func addressOf(c net.Conn) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// handshake returns nil for whoever does not prove an identity in time.
-func (s *server) handshake(ctx context.Context, w *wire, from netip.Addr) (*link, string) {
+var errTooMany = errors.New("there are too many tunnel connections without a proven identity")
+
+// handshake returns an error for whoever does not prove an identity in time.
+func (s *server) handshake(ctx context.Context, w *wire, from netip.Addr) (*link, string, error) {
 	defer func() {
 		s.mu.Lock()
 		if s.strangers[from]--; s.strangers[from] == 0 {
@@ -201,18 +222,18 @@ func (s *server) handshake(ctx context.Context, w *wire, from netip.Addr) (*link
 	keepAlive(w.conn)
 	w.SetDeadline(time.Now().Add(handshakeTime))
 	t := tls.Server(w, s.cfg)
-	if apart(func() error { return t.HandshakeContext(ctx) }) != nil {
-		return nil, ""
+	if err := apart(func() error { return t.HandshakeContext(ctx) }); err != nil {
+		return nil, "", err
 	}
 	peer, err := identity.Peer(t.ConnectionState())
 	if err != nil {
-		return nil, ""
+		return nil, "", err
 	}
 	l, err := newLink(w, t, peer, nil)
 	if err != nil {
-		return nil, ""
+		return nil, "", err
 	}
-	return l, t.ConnectionState().ServerName
+	return l, t.ConnectionState().ServerName, nil
 }
 
 // serve answers one request after the other, until one does not end in order.
@@ -222,7 +243,7 @@ func (s *server) serve(ctx context.Context, l *link, name string) {
 	for {
 		l.wire.SetDeadline(time.Now().Add(wait))
 		k, b, err := l.control()
-		if err != nil || k != frameOpen || !l.usable(time.Now()) {
+		if err != nil || k != frameOpen || !l.usable(s.now()) {
 			l.close()
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -68,7 +69,7 @@ func TestServeNeedsVerification(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			Serve(ctx, ln, cfg, func(context.Context, *Incoming) { t.Error("handled") })
+			Serve(ctx, ln, cfg, func(context.Context, *Incoming) { t.Error("handled") }, nil)
 		})
 		if _, err := pool(t, p).Open(ctx, addrPort(ln), id("b"), request); err == nil {
 			t.Errorf("let in with client authentication %d", auth)
@@ -124,7 +125,7 @@ func TestServeEndsWithItsStreams(t *testing.T) {
 			}
 			io.Copy(io.Discard, s)
 			close(returned)
-		})
+		}, nil)
 	}()
 	s, err := pool(t, p).Open(t.Context(), addrPort(ln), id("b"), request)
 	if err != nil {
@@ -176,5 +177,41 @@ func TestHandlerMistakes(t *testing.T) {
 	}
 	if _, err := s.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Error("a stream that its handler left goes on:", err)
+	}
+}
+
+// TestStrangersAreReported: who proves no identity is told of, with the reason.
+func TestStrangersAreReported(t *testing.T) {
+	p := newPlatform(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	reported := make(chan error, 8)
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, ln, identity.ServerTLS(p, "b"), func(context.Context, *Incoming) { t.Error("handled") },
+			func(_ netip.AddrPort, err error) { reported <- err })
+	}()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-reported:
+		if err == nil {
+			t.Error("a stranger was reported without a reason")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("plaintext on the tunnel port was not reported")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -109,6 +109,34 @@ func (s *Stream) readable(kind frameKind) (*link, error) {
 	return l, nil
 }
 
+// gather reads what there is of a tcp stream into b, for the loop that owns it. It returns errAgain when that
+// was all, and no error when b is full or the stream has ended.
+func (s *Stream) gather(l *link, b []byte) (int, error) {
+	n := 0
+	for n < len(b) && !s.ended {
+		if s.left == 0 {
+			k, length, err := l.next()
+			switch {
+			case err != nil:
+				return n, err
+			case k == frameFin:
+				s.ended = true
+				continue
+			case k != frameData:
+				return n, fmt.Errorf("frame of kind %d in a tcp stream", k)
+			}
+			s.left = length
+		}
+		m, err := l.tls.Read(b[n:min(len(b), n+s.left)])
+		n += m
+		s.left -= m
+		if err != nil {
+			return n, ended(err)
+		}
+	}
+	return n, nil
+}
+
 // broken remembers an error after which nothing that arrives has a meaning.
 func (s *Stream) broken(err error) error {
 	err = ended(err)

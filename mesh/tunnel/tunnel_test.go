@@ -41,7 +41,7 @@ func serve(t testing.TB, p *platform, handle func(context.Context, *Incoming)) n
 	ln := listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, ln, identity.ServerTLS(p, "b"), handle) }()
+	go func() { done <- Serve(ctx, ln, identity.ServerTLS(p, "b"), handle, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

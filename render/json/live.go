@@ -11,6 +11,8 @@ const (
 	ScopeSchema  = "bulkhead/scope/v1"
 	EffectSchema = "bulkhead/effect/v1"
 	ProbeSchema  = "bulkhead/probe/v1"
+
+	AuthoritySchema = "bulkhead/authority/v1"
 )
 
 // Document prints what a node said, an object, with its schema as the first field.

@@ -107,5 +107,5 @@ func far(src identity.Source, from, to string) error {
 			return
 		}
 		tunnel.Relay(c, s, open{}, &tunnel.Meter{}, nil, false)
-	})
+	}, nil)
 }
