@@ -143,16 +143,18 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 		}
 		p.declared = d
 		p.name, p.domain = cmpOr(d.Intent.Policy.Platform.Value, "platform"), generation.TrustDomain(d.Intent.Policy)
-		p.dir = e.abs(d.Path)
-		if info, err := os.Stat(p.dir); err == nil && !info.IsDir() {
-			p.dir = filepath.Dir(p.dir)
+		if p.dir, err = e.folderOf(d.Path); err != nil {
+			return nil, err
+		}
+		if d.Path, err = e.settled(d.Path); err != nil {
+			return nil, err
 		}
 	}
 	var err error
 	if p.dir, err = filepath.Abs(p.dir); err != nil {
 		return nil, err
 	}
-	if p.federated, err = e.federatedWith(o.Federate, p.domain); err != nil {
+	if p.dir, err = filepath.EvalSymlinks(p.dir); err != nil {
 		return nil, err
 	}
 	if p.folders, err = e.folders(p.name); err != nil {
@@ -165,6 +167,19 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 		}
 	}
 	return p, nil
+}
+
+// guarded are the folders that no workload may change: that of the policy, and
+// that of the file if it is a link to another.
+func (e *Env) guarded(p *platform) ([]string, error) {
+	if p.declared == nil {
+		return nil, nil
+	}
+	at, err := e.folderOf(p.declared.Path)
+	if err == nil {
+		at, err = filepath.Abs(at)
+	}
+	return []string{p.dir, at}, err
 }
 
 func cmpOr(a, b string) string {
@@ -187,6 +202,27 @@ func (e *Env) policyToRun(path string) (*Declared, error) {
 		err = noPolicy()
 	}
 	return d, err
+}
+
+// folderOf returns the folder of a policy: it may be one itself.
+func (e *Env) folderOf(path string) (string, error) {
+	at := e.abs(path)
+	info, err := os.Stat(at)
+	if err == nil && !info.IsDir() {
+		at = filepath.Dir(at)
+	}
+	return at, err
+}
+
+// settled returns a path to the same file without symbolic links: a workload of
+// the same user could lead them to a policy of its own, which is watched.
+func (e *Env) settled(path string) (string, error) {
+	given := e.abs(path)
+	real, err := filepath.EvalSymlinks(given)
+	if err != nil || real == filepath.Clean(given) {
+		return path, err
+	}
+	return filepath.Abs(real)
 }
 
 // running is a platform that is being brought up.
@@ -212,7 +248,11 @@ func (r *running) close() {
 
 // build makes all parts and starts none of them.
 func (r *running) build(ctx context.Context) error {
-	h, err := host.Open(ctx, host.Options{Platform: r.p.name, StateDir: r.p.folders.state, RunDir: r.p.folders.run, Mode: r.mode, Log: r.o.Log})
+	guarded, err := r.guarded(r.p)
+	if err != nil {
+		return err
+	}
+	h, err := host.Open(ctx, host.Options{Platform: r.p.name, StateDir: r.p.folders.state, RunDir: r.p.folders.run, Guarded: guarded, Mode: r.mode, Log: r.o.Log})
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,10 +34,17 @@ func (e *Env) checkIdentityFlags(o Up) error {
 	case o.WorkloadAPI != "" && (o.BundleEndpoint != "" || len(o.Federate) > 0):
 		return wrongInput("federate there", "with --workload-api the trust domain and those federated with it are what the Workload API offers")
 	}
+	if o.WorkloadAPI != "" && !strings.HasPrefix(o.WorkloadAPI, "unix:///") {
+		return wrongInput("give the socket of the agent, such as unix:///run/spire/agent.sock", "--workload-api %s is no unix socket", o.WorkloadAPI)
+	}
 	if o.BundleEndpoint == "" {
 		return nil
 	}
-	if _, port, err := net.SplitHostPort(o.BundleEndpoint); err != nil || port == "" {
+	_, port, err := net.SplitHostPort(o.BundleEndpoint)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
 		return wrongInput("give an address and a port such as 10.0.0.1:8443", "--bundle-endpoint %s is no address with a port", o.BundleEndpoint)
 	}
 	return nil
@@ -152,7 +161,7 @@ func (r *running) serveBundle() error {
 	}
 	listener, err := net.Listen("tcp", r.o.BundleEndpoint)
 	if err != nil {
-		return err
+		return fmt.Errorf("--bundle-endpoint: %w", err)
 	}
 	r.closers = append(r.closers, func() error { listener.Close(); return nil })
 	r.run = append(r.run, func(ctx context.Context) error {

@@ -23,7 +23,9 @@ func TestResolverIsIntent(t *testing.T) {
 		}
 		q := policy.Question{From: policy.Party{Name: "a"}, To: policy.Party{Name: "b"}, Protocol: netset.TCP, Port: 80}
 		for range rapid.IntRange(1, 12).Draw(t, "orders") {
-			hours := func(of string) time.Time { return now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, of)) * time.Hour) }
+			hours := func(of string) time.Time {
+				return now.Add(time.Duration(rapid.IntRange(-100, 100).Draw(t, of)) * time.Hour)
+			}
 			name := rapid.SampledFrom([]string{"one", "two"}).Draw(t, "plan")
 			o := &Order{Number: 1, Plan: name, At: hours("at")}
 			if rapid.Bool().Draw(t, "held") {

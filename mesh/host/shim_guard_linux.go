@@ -67,8 +67,18 @@ func (c *shimConfig) shown(path string) int {
 }
 
 // sees reports whether the workload sees what is at path: nothing hides it, or
-// it is inside of something that is shown all the same.
+// something inside of what hides it is shown and holds it.
 func (c *shimConfig) sees(path string) bool {
-	hidden := slices.ContainsFunc(c.Covers, func(v cover) bool { return within(path, v.Path) })
-	return !hidden || slices.ContainsFunc(c.Shows, func(s show) bool { return s.From == s.To && within(path, s.To) })
+	hides, shows := 0, 0 // lengths of the innermost
+	for _, v := range c.Covers {
+		if within(path, v.Path) {
+			hides = max(hides, len(v.Path))
+		}
+	}
+	for _, s := range c.Shows {
+		if s.From == s.To && within(path, s.To) {
+			shows = max(shows, len(s.To))
+		}
+	}
+	return hides == 0 || shows > hides
 }

@@ -71,7 +71,11 @@ func passphraseSeal(passphrase string) (seal, error) {
 }
 
 func keyFileSeal(path string) (seal, error) {
-	if err := checkPrivate(path); err != nil {
+	err := checkPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return seal{}, fmt.Errorf("there is no key file %s; make one with age-keygen -o %s", path, path)
+	}
+	if err != nil {
 		return seal{}, err
 	}
 	text, err := readLimited(path)
@@ -136,7 +140,7 @@ func (s seal) read(path string) (data []byte, asWritten bool, err error) {
 	}
 	r, err := age.Decrypt(bytes.NewReader(text), s.identity)
 	if err != nil {
-		return nil, false, &KeyError{fmt.Errorf("%s does not open %s; give the one it was encrypted with: %w", s.with, path, err)}
+		return nil, false, &KeyError{fmt.Errorf("%s does not open %s: it was encrypted with another one, or it is damaged", s.with, path)}
 	}
 	data, err = io.ReadAll(io.LimitReader(r, maxFile))
 	if err != nil {

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type Upstream struct {
 	x509     *x509bundle.Set
 	jwt      *jwtbundle.Set
 	denied   map[string]bool
+	away     error // what was said of it last, nil if it answered since
 	changing change
 }
 
@@ -105,7 +107,10 @@ func (u *Upstream) start(ctx context.Context, addr string) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("the workload API %s offers no identity: %w", addr, ctx.Err()), u.Close())
+			u.mu.RLock()
+			why := cmp.Or(u.away, ctx.Err())
+			u.mu.RUnlock()
+			return errors.Join(fmt.Errorf("the workload API %s offers no identity: %w", addr, why), u.Close())
 		}
 	}
 }
@@ -141,7 +146,7 @@ func canceled(err error) bool {
 func (u *Upstream) OnX509ContextUpdate(c *workloadapi.X509Context) {
 	svids := u.assign(c.SVIDs)
 	u.mu.Lock()
-	u.svids, u.x509 = svids, c.Bundles
+	u.svids, u.x509, u.away = svids, c.Bundles, nil
 	u.changing.happened()
 	u.mu.Unlock()
 }
@@ -190,8 +195,17 @@ func (u *Upstream) OnJWTBundlesUpdate(s *jwtbundle.Set) {
 // OnJWTBundlesWatchError implements [workloadapi.JWTBundleWatcher].
 func (u *Upstream) OnJWTBundlesWatchError(err error) { u.watchError(err) }
 
+// watchError says once that the Workload API is away. One that has not answered
+// yet is the business of who waits for it.
 func (u *Upstream) watchError(err error) {
-	if !canceled(err) {
+	if canceled(err) {
+		return
+	}
+	u.mu.Lock()
+	first := u.away == nil && u.x509 != nil
+	u.away = err
+	u.mu.Unlock()
+	if first {
 		u.log.Warn("the workload API is away; what it gave goes on until it expires", "err", err)
 	}
 }

@@ -121,7 +121,10 @@ func (c *Case) judgeRefusal(o *Observation, s recorded) verdict {
 	case o.Error == timedOut:
 		return verdict{report.Untried, "there was no answer, and nobody recorded a refusal", false}
 	case s.byKernel != nil:
-		return surprise("only the kernel refused it, and not where it should: it got past the workload's own proxy").soFar()
+		return surprise("only the kernel refused it, and not where it should: it got past the workload's own filter and proxy").soFar()
+	}
+	if o.Error == "" {
+		return surprise("nothing refused it").soFar()
 	}
 	return surprise("nobody accounts for it: no proxy recorded a refusal, and the kernel's error is not one").soFar()
 }

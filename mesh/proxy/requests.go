@@ -48,8 +48,11 @@ type requestServer struct {
 	in *inspectedConn
 	// one is the connection to the server for HTTP/1, used by one request after
 	// the other; two are those for HTTP/2.
-	one     upstream
-	two     upstreams
+	one upstream
+	two upstreams
+
+	mu      sync.Mutex // guards ended, and that nothing is added to running after it
+	ended   bool
 	running sync.WaitGroup // the requests
 }
 
@@ -83,6 +86,9 @@ func (s *requestServer) serve(ctx context.Context, in net.Conn) error {
 	ctx = context.WithValue(ctx, requestServerKey{}, s)
 	_ = front().Serve(&singleListener{ctx: ctx, conn: s.in}) // returns when conn was accepted
 	<-s.in.over
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.running.Wait()
 	s.one.close()
 	s.two.close()
@@ -109,14 +115,15 @@ var front = sync.OnceValue(func() *http.Server {
 		ErrorLog:                     log.New(io.Discard, "", 0), // a client could fill it
 		BaseContext:                  func(l net.Listener) context.Context { return l.(*singleListener).ctx },
 		ConnState: func(c net.Conn, state http.ConnState) {
-			// The last requests have begun when this is said.
 			if state == http.StateClosed || state == http.StateHijacked {
 				close(c.(*inspectedConn).over)
 			}
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s := r.Context().Value(requestServerKey{}).(*requestServer)
-			s.running.Add(1)
+			if !s.begin() {
+				panic(http.ErrAbortHandler)
+			}
 			defer s.running.Done()
 			s.in.handling.Add(1)
 			defer s.in.handling.Add(-1)
@@ -124,6 +131,18 @@ var front = sync.OnceValue(func() *http.Server {
 		}),
 	}
 })
+
+// begin counts a request. It is refused if the connection is over: one of HTTP/2
+// may come that late.
+func (s *requestServer) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
 
 // singleListener has one connection.
 type singleListener struct {
@@ -147,7 +166,7 @@ func (l *singleListener) Addr() net.Addr { return &net.TCPAddr{} }
 type inspectedConn struct {
 	net.Conn
 	s    *requestServer
-	over chan struct{} // closed when no more request begins
+	over chan struct{} // closed when the parser is done with it
 
 	first  [24]byte // as long as the preface of HTTP/2
 	unread []byte   // of first

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func (s *laxServer) one(c net.Conn, r *bufio.Reader) bool {
 			s.note(&s.wrong, "two framings")
 		case strings.HasPrefix(strings.ReplaceAll(name, "_", "-"), "x-bulkhead-") && value != proven:
 			s.note(&s.wrong, "source "+line)
-		case reservedHeader("X"+strings.TrimPrefix(name, "x")) && value != proven:
+		case reservedHeader(name) && value != proven:
 			s.note(&s.wrong, line)
 		}
 		switch name {
@@ -211,6 +212,9 @@ func TestAttacksHTTP1(t *testing.T) {
 			back, _ := io.ReadAll(c)
 			if got := statuses(back); !slices.Equal(got, tt.want) {
 				t.Errorf("answers %v, want %v: %q", got, tt.want, back)
+			}
+			if strings.HasPrefix(tt.name, "chunk ") {
+				time.Sleep(50 * time.Millisecond) // nothing that came back tells where the server is
 			}
 			seen, wrong := server.take()
 			for i := range seen {
@@ -405,9 +409,9 @@ func (i *inspection) frames(t *testing.T, fields []string) string {
 // TestUnsolicitedAnswers: bytes that a server sends without being asked are never
 // taken for the answer to a later request.
 func TestUnsolicitedAnswers(t *testing.T) {
-	n := 0
+	var n atomic.Int64
 	server := rawServer(t, func(c net.Conn, r *bufio.Reader) {
-		n++
+		n := n.Add(1)
 		answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d", n)
 		for line := ""; line != "\r\n"; line, _ = r.ReadString('\n') {
 		}

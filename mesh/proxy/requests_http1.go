@@ -222,8 +222,11 @@ func (x *exchange) flush(w *bufio.Writer) error {
 // sendShort sends a body of known, small size, together with the head.
 func (x *exchange) sendShort(w *bufio.Writer) error {
 	if x.r.ContentLength > 0 {
-		n, err := io.Copy(struct{ io.Writer }{w}, x.r.Body)
-		x.out.Add(n)
+		buf := copyBuffers.Get().(*[32 << 10]byte)
+		n, err := io.ReadFull(x.r.Body, buf[:x.r.ContentLength])
+		_, _ = w.Write(buf[:n])
+		copyBuffers.Put(buf)
+		x.out.Add(int64(n))
 		if err != nil {
 			return errBody
 		}

@@ -12,9 +12,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,11 +39,15 @@ type inspection struct {
 }
 
 type requestRecords struct {
-	mu   sync.Mutex
-	list []flow.Record
+	forget atomic.Bool
+	mu     sync.Mutex
+	list   []flow.Record
 }
 
 func (r *requestRecords) add(rec flow.Record) {
+	if r.forget.Load() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list = append(r.list, rec)
@@ -650,4 +656,37 @@ func TestHeadAndEmptyAnswers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNothingIsLeftBehind: however a connection ends, its goroutines do too.
+func TestNothingIsLeftBehind(t *testing.T) {
+	server := newWebServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}
+	})
+	i := newInspection(t, server.addr(), "GET")
+	before := runtime.NumGoroutine()
+	for range 20 {
+		for version := 1; version <= 2; version++ {
+			c := i.client(version)
+			fetch(t, c, request(t, "GET", i.url("/"), nil))
+			res, err := c.Get(i.url("/hang"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			c.CloseIdleConnections()
+		}
+		i.dial().Close()
+		i.say("GET / HT", time.Millisecond)
+	}
+	server.CloseClientConnections()
+	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before+10; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			text := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, before %d\n%s", runtime.NumGoroutine(), before, text[:runtime.Stack(text, true)])
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -35,6 +36,9 @@ func (x *exchange) switchProtocols(u *upstream, res *http.Response, upgrade stri
 	if client.Flush() != nil {
 		return errGone
 	}
+	// The parser's reader would take the client's end for its disappearance.
+	early, _ := client.Reader.Peek(client.Reader.Buffered())
+	said := io.MultiReader(bytes.NewReader(early), conn)
 	server := u.conn
 	back := make(chan error, 1)
 	carry := func(to net.Conn, from io.Reader, count *atomic.Int64) error {
@@ -46,7 +50,7 @@ func (x *exchange) switchProtocols(u *upstream, res *http.Response, upgrade stri
 		return err
 	}
 	go func() { back <- carry(conn, u.br, &x.in) }()
-	err = carry(server, client.Reader, &x.out)
+	err = carry(server, said, &x.out)
 	if e := <-back; err == nil {
 		err = e
 	}

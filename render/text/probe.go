@@ -10,9 +10,12 @@ import (
 	"bulkhead/mesh/report"
 )
 
-// maxShown is how many surprises are shown in full, and how many cases of any
-// other outcome are named.
-const maxShown = 20
+// maxShown is how many kinds of surprise are shown, and how many reasons of any
+// other outcome; maxAlike how many that are alike.
+const (
+	maxShown = 20
+	maxAlike = 2
+)
 
 // Probe prints what an attack found: surprises first, then the counts.
 func Probe(w io.Writer, r *report.Probe, o Options) error {
@@ -31,18 +34,35 @@ func only(results []report.ProbeResult, o report.Outcome) []report.ProbeResult {
 	return slices.DeleteFunc(slices.Clone(results), func(r report.ProbeResult) bool { return r.Outcome != o })
 }
 
+// surprises prints the first of those that are alike in full, and how many follow.
 func (p *printer) surprises(results []report.ProbeResult) {
 	found := only(results, report.Surprise)
 	if len(found) == 0 {
 		return
 	}
 	p.printf("\n%s\n", p.paint(red, plural(len(found), "SURPRISE", "SURPRISES")))
+	type alike struct{ from, says string }
+	var order []alike
+	groups := map[alike][]*report.ProbeResult{}
 	for i := range found {
+		k := alike{found[i].From, found[i].Says}
+		if groups[k] == nil {
+			order = append(order, k)
+		}
+		groups[k] = append(groups[k], &found[i])
+	}
+	for i, k := range order {
 		if i == maxShown {
-			p.printf("  … and %d more; --format json has all\n", len(found)-i)
+			p.printf("  … and %d other kinds of surprise; --format json has all\n", len(order)-i)
 			return
 		}
-		p.surprise(&found[i])
+		for j, r := range groups[k] {
+			if j == maxAlike {
+				p.printf("    … and %d more like it from %s; --format json has all\n", len(groups[k])-j, k.from)
+				break
+			}
+			p.surprise(r)
+		}
 	}
 }
 
@@ -59,9 +79,19 @@ func (p *printer) surprise(r *report.ProbeResult) {
 	p.printf("      probe     %s\n", r.ID)
 }
 
+// eventWords say what happened, by the event of a record.
+var eventWords = map[string]string{"open": "opened", "deny": "refused", "fail": "given up", "request": "answered"}
+
 // evidence is a record in one line.
 func evidence(e *report.ProbeEvidence) string {
-	parts := []string{fmt.Sprintf("%s %s at the %s", e.Verdict, e.Event, e.Side)}
+	word, by := eventWords[e.Event], "proxy of the "+e.Side
+	if word == "" {
+		word = e.Event
+	}
+	if e.Side == "kernel" {
+		by = e.Side
+	}
+	parts := []string{fmt.Sprintf("%s by the %s", word, by)}
 	if e.Method != "" {
 		parts = append(parts, fmt.Sprintf("%s %d", e.Method, e.Status))
 	}
