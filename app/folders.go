@@ -11,8 +11,9 @@ import (
 	"bulkhead/mesh/node"
 )
 
-// folders are where a running platform keeps its files.
-type folders struct{ state, run string }
+// folders are where a running platform keeps its files: secrets and generations,
+// sockets, and the programs that were prepared, which workloads may read.
+type folders struct{ state, run, bin string }
 
 // folders returns where a platform keeps its files: those of the machine for
 // root, those of the user for anybody else.
@@ -22,30 +23,42 @@ func (e *Env) folders(platform string) (folders, error) {
 		return folders{}, err
 	}
 	f := bases[0]
-	return folders{filepath.Join(f.state, platform), filepath.Join(f.run, platform)}, nil
+	return folders{filepath.Join(f.state, platform), filepath.Join(f.run, platform), filepath.Join(f.bin, platform)}, nil
 }
 
 // baseFolders returns the folders that platforms of this user are in, and after
 // them those of the machine.
 func (e *Env) baseFolders() ([]folders, error) {
-	machine := folders{"/var/lib/bulkhead", "/run/bulkhead"}
+	machine := folders{"/var/lib/bulkhead", "/run/bulkhead", "/var/cache/bulkhead"}
 	if isRoot() {
 		return []folders{machine}, nil
 	}
-	state := e.getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(state) {
-		home := e.getenv("HOME")
-		if !filepath.IsAbs(home) {
-			return nil, wrongInput("set HOME or XDG_STATE_HOME", "there is no folder to keep keys and generations in")
-		}
-		state = filepath.Join(home, ".local", "state")
+	state, err := e.userFolder("XDG_STATE_HOME", ".local/state")
+	if err != nil {
+		return nil, err
 	}
-	state = filepath.Join(state, "bulkhead")
+	cache, err := e.userFolder("XDG_CACHE_HOME", ".cache")
+	if err != nil {
+		return nil, err
+	}
 	run := filepath.Join(e.getenv("XDG_RUNTIME_DIR"), "bulkhead")
 	if !filepath.IsAbs(run) || !isWritable(filepath.Dir(run)) {
 		run = filepath.Join(state, "run")
 	}
-	return []folders{{state, run}, machine}, nil
+	return []folders{{state, run, cache}, machine}, nil
+}
+
+// userFolder returns the folder of bulkhead below one of the user's base folders.
+func (e *Env) userFolder(variable, otherwise string) (string, error) {
+	base := e.getenv(variable)
+	if !filepath.IsAbs(base) {
+		home := e.getenv("HOME")
+		if !filepath.IsAbs(home) {
+			return "", wrongInput("set HOME or "+variable, "there is no folder to keep keys, generations and programs in")
+		}
+		base = filepath.Join(home, otherwise)
+	}
+	return filepath.Join(base, "bulkhead"), nil
 }
 
 func isWritable(dir string) bool {

@@ -119,14 +119,13 @@ type platform struct {
 	domain   string
 	dir      string // of the policy
 	folders  folders
-	bin      string
 	credit   *control.Credential // of a node that joins
 	// federated are the trust domains that are believed besides the own.
 	federated []identity.Federated
 }
 
 func (e *Env) preparePlatform(o Up) (*platform, error) {
-	p := &platform{dir: e.abs("."), bin: ""}
+	p := &platform{dir: e.abs(".")}
 	if o.Join != "" {
 		c, err := control.ReadCredential(e.abs(o.Join))
 		if err != nil {
@@ -160,7 +159,6 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 	if p.folders, err = e.folders(p.name); err != nil {
 		return nil, err
 	}
-	p.bin = filepath.Join(p.folders.state, "bin")
 	for _, dir := range []string{p.folders.state, p.folders.run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -269,7 +267,7 @@ func (r *running) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := node.Options{Name: name, Platform: r.p.name, RunDir: r.p.folders.run, PolicyDir: r.p.dir, BinDir: r.p.bin, Host: h, Mode: r.mode,
+	o := node.Options{Name: name, Platform: r.p.name, RunDir: r.p.folders.run, PolicyDir: r.p.dir, BinDir: r.p.folders.bin, Host: h, Mode: r.mode,
 		Publish: r.o.Publish, Commands: shellCommands(r.o.Commands), Output: r.o.Output, Log: r.o.Log, Now: time.Now, UserName: userName}
 	var issuer identity.Issuer
 	if r.p.credit != nil {
@@ -436,7 +434,10 @@ func (r *running) changed() (string, error) {
 // prepare runs the commands that build what the workloads run, outside of any
 // isolation, each once.
 func (r *running) prepare(ctx context.Context) error {
-	if err := os.MkdirAll(r.p.bin, 0o755); err != nil {
+	if err := os.MkdirAll(r.p.folders.bin, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(r.p.folders.bin, 0o755); err != nil { // whatever the umask is
 		return err
 	}
 	var done [][]string
@@ -450,7 +451,7 @@ func (r *running) prepare(ctx context.Context) error {
 			parsed, _ := host.ParseBinding(b) // what is wrong with it was reported
 			command := make([]string, len(parsed.Prepare))
 			for j, word := range parsed.Prepare {
-				command[j] = strings.ReplaceAll(word, "{bin}", r.p.bin)
+				command[j] = strings.ReplaceAll(word, "{bin}", r.p.folders.bin)
 			}
 			if len(command) == 0 || slices.ContainsFunc(done, func(c []string) bool { return slices.Equal(c, command) }) {
 				continue

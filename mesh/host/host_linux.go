@@ -99,14 +99,18 @@ func (h *Host) Apply(p Plan) error {
 	if p.Platform != h.options.Platform {
 		return fmt.Errorf("a plan of platform %q cannot be applied to platform %q", p.Platform, h.options.Platform)
 	}
-	if err := p.check(); err != nil {
-		return err
-	}
+	err := p.check()
 	if h.cooperative != nil {
+		if err != nil {
+			return err
+		}
 		return h.applyCooperative(p)
 	}
 	if !hasIPv6 {
 		p = p.onlyIPv4()
+	}
+	if err != nil {
+		return errors.Join(err, h.withdraw(p))
 	}
 	c := newChange(h, p)
 	if err := c.takeAway(); err != nil {
@@ -116,6 +120,19 @@ func (h *Host) Apply(p Plan) error {
 	h.plan = p
 	h.mu.Unlock()
 	return c.give()
+}
+
+// withdraw takes away what p does not permit, though p as a whole cannot be
+// enforced: a mistake in one place must not keep open what was closed in another.
+func (h *Host) withdraw(p Plan) error {
+	rest := h.current().within(p)
+	err := newChange(h, rest).takeAway()
+	if err == nil {
+		h.mu.Lock()
+		h.plan = rest
+		h.mu.Unlock()
+	}
+	return err
 }
 
 // create makes a namespace with its filter, and connects it last.

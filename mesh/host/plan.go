@@ -135,6 +135,40 @@ func (p *Plan) check() error {
 	return errors.Join(errs...)
 }
 
+// within returns what is left of p, which is in force, when everything is taken
+// away that o does not permit in the same words.
+func (p Plan) within(o Plan) Plan {
+	zone := func(p *Plan, name string) (z Zone) {
+		if i := slices.IndexFunc(p.Zones, func(z Zone) bool { return z.Name == name }); i >= 0 {
+			z = p.Zones[i]
+		}
+		return z
+	}
+	p.Doors = slices.DeleteFunc(slices.Clone(p.Doors), func(d Door) bool {
+		return !slices.Contains(o.Doors, d) || zone(&p, d.From) != zone(&o, d.From) || zone(&p, d.To) != zone(&o, d.To)
+	})
+	said := map[Plain]bool{}
+	for _, t := range o.Plain {
+		t.Rule = ""
+		said[t] = true
+	}
+	p.Plain = slices.DeleteFunc(slices.Clone(p.Plain), func(t Plain) bool {
+		t.Rule = ""
+		return !said[t]
+	})
+	var members []Member
+	for _, m := range p.Members {
+		i := slices.IndexFunc(o.Members, func(n Member) bool { return n.same(&m) })
+		if i < 0 {
+			continue
+		}
+		m.UDP = slices.DeleteFunc(slices.Clone(m.UDP), func(c UDPCapture) bool { return !slices.Contains(o.Members[i].UDP, c) })
+		members = append(members, m)
+	}
+	p.Members = members
+	return p
+}
+
 // onlyIPv4 is the plan for a kernel without IPv6.
 func (p Plan) onlyIPv4() Plan {
 	p.Members = slices.Clone(p.Members)

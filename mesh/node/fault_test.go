@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/mesh/identity"
+	"bulkhead/mesh/report"
 )
 
 // TestClocksJump: forward past the end of a permission it is gone, open
@@ -60,7 +62,11 @@ func TestClocksJump(t *testing.T) {
 	eventually(t, "what is permitted works when the clock is right again", func() bool { return p.reaches("trainer", api) })
 	p.stop()
 	p.start()
-	p.ready()
+	eventually(t, "the status says that the clock was set back", func() bool { return p.problem("the clock is") != "" })
+	eventually(t, "the workloads run", func() bool {
+		s := p.node.Status()
+		return len(s.Workloads) == 3 && !slices.ContainsFunc(s.Workloads, func(w report.WorkloadStatus) bool { return !w.Ready() })
+	})
 	go echo(p.listen("store", 8080))
 	if p.reaches("notebook", api) {
 		t.Error("after a restart with the clock set back a permission is there again that had ended")

@@ -50,6 +50,7 @@ func init() {
 // root is root of a user namespace.
 func TestMain(m *testing.M) {
 	host.Child(os.Args)
+	becomeWorkload()
 	if !host.Privileged() && host.CanUserNamespace() == nil {
 		if err := host.EnterUserNamespace(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

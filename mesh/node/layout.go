@@ -211,8 +211,7 @@ func (l *layout) permissions(in *policy.Intent, addrs generation.Addresses, loca
 			if from.Kind != policy.WorkloadParty || !local[from.Name] {
 				continue
 			}
-			if p.Plaintext {
-				l.exempt(p, from.Name, local)
+			if p.Plaintext && l.exempt(p, from.Name, local) {
 				continue
 			}
 			if local[p.To.Name] {
@@ -233,21 +232,45 @@ func (l *layout) permissions(in *policy.Intent, addrs generation.Addresses, loca
 	}
 }
 
-// exempt lets a pair through that is not captured. Both must be on this node:
-// between nodes such a flow is captured like any other.
-func (l *layout) exempt(p *policy.Permission, from string, local map[string]bool) {
-	if !local[p.To.Name] {
-		l.limits = append(l.limits, p.Name+" is plaintext, and "+p.To.Name+" is on another node: it travels over mutual TLS")
-		return
+// exempt lets a pair through that is not captured, and reports whether it does:
+// the kernel can only do so between two namespaces of this node. Every other such
+// flow is captured like any that is not plaintext.
+func (l *layout) exempt(p *policy.Permission, from string, local map[string]bool) bool {
+	why := ""
+	switch to := p.To.Name; {
+	case from == to:
+		return true // nothing of it leaves the namespace
+	case !local[to]:
+		why = to + " is on another node"
+	case l.shared[from]:
+		why = from + " is processes that run already"
+	case l.shared[to]:
+		why = to + " is processes that run already"
+	}
+	if why != "" {
+		l.limits = append(l.limits, p.Name+" is plaintext, and "+why+": it travels over mutual TLS")
+		return false
 	}
 	for _, r := range p.Traffic.Runs() {
 		name := network(r.Protocol)
-		same := func(t host.Plain) bool {
-			return t.From == from && t.To == p.To.Name && t.Network == name && t.Lo <= r.Lo && r.Hi <= t.Hi
+		if name == "tcp" && r.Lo <= tunnelPort && tunnelPort <= r.Hi {
+			l.limits = append(l.limits, fmt.Sprintf("%s names port %d, which belongs to the mesh: it is denied", p.Name, tunnelPort))
+			l.pass(p, from, name, r.Lo, tunnelPort-1)
+			l.pass(p, from, name, tunnelPort+1, r.Hi)
+			continue
 		}
-		if name != "" && !slices.ContainsFunc(l.plan.Plain, same) {
-			l.plan.Plain = append(l.plan.Plain, host.Plain{From: from, To: p.To.Name, Network: name, Lo: r.Lo, Hi: r.Hi, Rule: registry.RuleOf(p)})
-		}
+		l.pass(p, from, name, r.Lo, r.Hi)
+	}
+	return true
+}
+
+// pass exempts a range of ports, unless it is empty or exempt already.
+func (l *layout) pass(p *policy.Permission, from, network string, lo, hi uint16) {
+	same := func(t host.Plain) bool {
+		return t.From == from && t.To == p.To.Name && t.Network == network && t.Lo <= lo && hi <= t.Hi
+	}
+	if network != "" && lo <= hi && !slices.ContainsFunc(l.plan.Plain, same) {
+		l.plan.Plain = append(l.plan.Plain, host.Plain{From: from, To: p.To.Name, Network: network, Lo: lo, Hi: hi, Rule: registry.RuleOf(p)})
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -112,8 +113,16 @@ func New(o Options) *Node {
 	n := &Node{o: o, registry: registry.New(), flows: flow.NewLog(keptRecords), started: o.Now(),
 		kick: make(chan struct{}, 1), problems: map[string]string{}, placed: map[string]*placement{}, doors: map[outerDoor]*door{}}
 	n.proxy = proxy.New(proxy.Options{Node: o.Name, Registry: n.registry, Source: o.Identities, Sink: n.flows, Now: o.Now, Log: o.Log})
-	n.sup = &supervisor{host: o.Host, log: o.Log, resolve: n.resolve, output: o.Output, dir: o.PolicyDir, running: map[string]*charge{}}
+	n.sup = &supervisor{host: o.Host, log: o.Log, resolve: n.resolve, output: o.Output, dir: o.PolicyDir, folders: existing(o.BinDir), running: map[string]*charge{}}
 	return n
+}
+
+// existing returns a folder if there is one to show.
+func existing(dir string) []string {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil
+	}
+	return []string{dir}
 }
 
 // Flows returns the flow log of the node.

@@ -37,6 +37,8 @@ type supervisor struct {
 	output  io.Writer
 	// dir is the folder of the policy, where relative paths start.
 	dir string
+	// folders stay visible to every workload.
+	folders []string
 
 	mu      sync.Mutex // guards the following
 	running map[string]*charge
@@ -178,7 +180,7 @@ func (s *supervisor) command(name string, b host.Binding) (*started, error) {
 		return host.Expand(text, func(ref string) (string, error) { return s.resolve(name, ref) })
 	}
 	out := &started{Stdout: &prefixed{name: name, to: s.output}}
-	out.Command = host.Command{Dir: s.dir, User: b.User, Stdout: out.Stdout, Stderr: out.Stdout}
+	out.Command = host.Command{Dir: s.dir, User: b.User, Folders: s.folders, Stdout: out.Stdout, Stderr: out.Stdout}
 	if b.Dir != "" {
 		out.Dir = filepath.Join(s.dir, b.Dir)
 	}

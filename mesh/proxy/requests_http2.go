@@ -64,13 +64,15 @@ func (u *upstreams) keep(conn net.Conn) (net.Conn, error) {
 // close ends them all.
 func (u *upstreams) close() {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	u.closed = true
-	for conn := range u.conns {
+	transport, conns := u.transport, u.conns
+	u.conns = nil // from which nothing is deleted any more
+	u.mu.Unlock()
+	for conn := range conns {
 		_ = conn.Close()
 	}
-	if u.transport != nil {
-		u.transport.CloseIdleConnections()
+	if transport != nil {
+		transport.CloseIdleConnections() // calls keptConn.Close with locks of its own
 	}
 }
 

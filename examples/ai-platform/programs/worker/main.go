@@ -3,26 +3,41 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"log"
 	"net"
+	"sync"
 
 	"bulkhead/examples/ai-platform/programs/platform"
 )
 
 func main() {
 	ctx := platform.Context()
-	listener, err := net.Listen("tcp", platform.Env("LISTEN"))
+	host, port, err := net.SplitHostPort(platform.Env("LISTEN"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	go func() {
-		<-ctx.Done()
-		listener.Close()
-	}()
-	platform.Log("waits for the trainer on %s", listener.Addr())
+	addrs, err := net.DefaultResolver.LookupHost(ctx, host) // IPv4 and IPv6
+	if err != nil {
+		log.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	for _, addr := range addrs {
+		listener, err := net.Listen("tcp", net.JoinHostPort(addr, port))
+		if err != nil {
+			log.Fatal(err)
+		}
+		platform.Log("waits for the trainer on %s", listener.Addr())
+		context.AfterFunc(ctx, func() { listener.Close() })
+		serving.Go(func() { serve(listener) })
+	}
+	serving.Wait()
+}
+
+func serve(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
