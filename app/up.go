@@ -267,7 +267,7 @@ func (r *running) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := node.Options{Name: name, Platform: r.p.name, RunDir: r.p.folders.run, PolicyDir: r.p.dir, BinDir: r.p.folders.bin, Host: h, Mode: r.mode,
+	o := node.Options{Name: name, Platform: r.p.name, RunDir: r.p.folders.run, StateDir: r.p.folders.state, PolicyDir: r.p.dir, BinDir: r.p.folders.bin, Host: h, Mode: r.mode,
 		Publish: r.o.Publish, Commands: shellCommands(r.o.Commands), Output: r.o.Output, Log: r.o.Log, Now: time.Now, UserName: userName}
 	var issuer identity.Issuer
 	if r.p.credit != nil {

@@ -288,6 +288,10 @@ func TestKeysAreEncryptedAtRest(t *testing.T) {
 			log := &shared{}
 			r := bringing(t, "here.test", Up{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 			secrets := r.makeSecrets(t)
+			if name == "passphrase" { // which takes its time
+				must(t, os.RemoveAll(filepath.Dir(secrets[1])))
+				secrets = secrets[:1]
+			}
 			for _, path := range secrets {
 				if isEncrypted(t, path) {
 					t.Fatalf("%s is encrypted without a key", path)
@@ -306,9 +310,9 @@ func TestKeysAreEncryptedAtRest(t *testing.T) {
 			wantKeyError(t, r, secrets[0])
 			t.Setenv(passphraseVariable, "")
 			wantKeyError(t, r, secrets[0])
-			must(t, os.Remove(secrets[0])) // what is not there hides nothing
-			wantKeyError(t, r, secrets[1])
-			if keyGiven != "" { // a passphrase takes its time
+			if keyGiven != "" {
+				must(t, os.Remove(secrets[0])) // what is not there hides nothing
+				wantKeyError(t, r, secrets[1])
 				for _, path := range bringing(t, "here.test", Up{KeyFile: keyGiven}).makeSecrets(t) {
 					if !isEncrypted(t, path) {
 						t.Errorf("%s is written as it is", path)

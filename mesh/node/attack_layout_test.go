@@ -56,8 +56,8 @@ func TestPlaintextThatTheKernelCannotDo(t *testing.T) {
 		"the mesh's port": {"  - {from: a, to: b/all, plaintext: true, because: x, owner: x}\n",
 			[]host.Plain{{From: "a", To: "b", Network: "tcp", Lo: 15000, Hi: 15007}, {From: "a", To: "b", Network: "tcp", Lo: 15009, Hi: 15100}}, "belongs to the mesh"},
 		"itself": {"  - {from: zone/z, to: b/some, plaintext: true, because: x, owner: x}\n",
-			[]host.Plain{{From: "a", To: "b", Network: "tcp", Lo: 9000, Hi: 9010}}, "bound is processes that run already"},
-		"a bound one":  {"  - {from: a, to: bound, plaintext: true, because: x, owner: x}\n", nil, "bound is processes that run already"},
+			[]host.Plain{{From: "a", To: "b", Network: "tcp", Lo: 9000, Hi: 9010}}, "bound is bound to processes that run already"},
+		"a bound one":  {"  - {from: a, to: bound, plaintext: true, because: x, owner: x}\n", nil, "bound is bound to processes that run already"},
 		"another node": {"  - {from: a, to: far, plaintext: true, because: x, owner: x}\n", nil, "far is on another node"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -186,7 +186,7 @@ func TestAWorkloadThatAttacks(t *testing.T) {
 	}
 	thief += fmt.Sprintf(", %q", "now=tcp/100.64.0.1:8080")
 	with, without := attackPolicy(serves, thief, thiefReads), attackPolicy(serves, thief, "")
-	lives := 2
+	lives := 1
 	if heavy {
 		lives = 20
 	}

@@ -243,9 +243,9 @@ func (l *layout) exempt(p *policy.Permission, from string, local map[string]bool
 	case !local[to]:
 		why = to + " is on another node"
 	case l.shared[from]:
-		why = from + " is processes that run already"
+		why = from + " is bound to processes that run already"
 	case l.shared[to]:
-		why = to + " is processes that run already"
+		why = to + " is bound to processes that run already"
 	}
 	if why != "" {
 		l.limits = append(l.limits, p.Name+" is plaintext, and "+why+": it travels over mutual TLS")

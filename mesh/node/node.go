@@ -40,6 +40,8 @@ type Options struct {
 	// RunDir is where the admin socket is; it exists, and only its owner can
 	// enter it.
 	RunDir string
+	// StateDir is where secrets are: no workload sees it.
+	StateDir string
 	// PolicyDir is where relative paths of commands start, BinDir what {bin}
 	// stands for in them.
 	PolicyDir, BinDir string

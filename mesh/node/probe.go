@@ -105,8 +105,8 @@ func (n *Node) probed(l *layout) (*probe.Platform, error) {
 		Doors: map[[2]string]bool{}, Silent: map[string]string{}, Machine: machineAddresses(), APIs: map[string]string{},
 		Private: []string{n.o.RunDir}, PID: os.Getpid(), Run: "p" + hex.EncodeToString(id[:]),
 		FirstPort: int(probePorts.Add(portsBetween))}
-	if n.o.BinDir != "" {
-		p.Private = append(p.Private, filepath.Dir(n.o.BinDir))
+	if n.o.StateDir != "" {
+		p.Private = append(p.Private, n.o.StateDir)
 	}
 	for _, name := range []string{SocketName, execSocketName} {
 		p.Sockets = append(p.Sockets, filepath.Join(n.o.RunDir, name))

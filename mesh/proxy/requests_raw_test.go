@@ -50,6 +50,7 @@ func (i *inspection) dial() *net.TCPConn {
 // until it ends, or wait is over.
 func (i *inspection) say(text string, wait time.Duration) string {
 	c := i.dial()
+	defer c.Close()
 	_, _ = io.WriteString(c, text)
 	_ = c.SetReadDeadline(time.Now().Add(wait))
 	back, _ := io.ReadAll(c)
