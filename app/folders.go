@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"bulkhead/mesh/node"
 )
@@ -59,6 +60,26 @@ func (e *Env) userFolder(variable, otherwise string) (string, error) {
 		base = filepath.Join(home, otherwise)
 	}
 	return filepath.Join(base, "bulkhead"), nil
+}
+
+// privateFolder makes a folder for keys and sockets, or takes the one that is
+// there if nobody else can change what is in it.
+func privateFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok || int(owner.Uid) != os.Geteuid():
+		return wrongInput("remove it, or choose another place with XDG_STATE_HOME and XDG_RUNTIME_DIR", "%s belongs to somebody else, who could replace the keys in it", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return wrongInput("chmod 700 "+dir, "%s can be written by others (mode %o), who could replace the keys in it", dir, info.Mode().Perm())
+	}
+	return nil
 }
 
 func isWritable(dir string) bool {

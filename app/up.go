@@ -156,11 +156,14 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 	if p.dir, err = filepath.EvalSymlinks(p.dir); err != nil {
 		return nil, err
 	}
+	if p.federated, err = e.federatedWith(o.Federate, p.domain); err != nil {
+		return nil, err
+	}
 	if p.folders, err = e.folders(p.name); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{p.folders.state, p.folders.run} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := privateFolder(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -502,11 +505,14 @@ func (r *running) nodeName() (string, error) {
 func userName(uid int) string {
 	if host.InUserNamespace() && uid == 0 {
 		var inside, outside int
-		if text, err := os.ReadFile("/proc/self/uid_map"); err == nil {
-			if _, err := fmt.Sscan(string(text), &inside, &outside); err == nil {
-				uid = outside
-			}
+		text, err := os.ReadFile("/proc/self/uid_map")
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &inside, &outside)
 		}
+		if err != nil {
+			return "unknown" // and not root, to whom a record would then give what another did
+		}
+		uid = outside
 	}
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {

@@ -260,6 +260,10 @@ func TestFlagsOfIdentity(t *testing.T) {
 		_, err := e.federatedWith(specs, "own.test")
 		wantInputError(t, name, err, "")
 	}
+	// A platform is not prepared before they are read.
+	must(t, os.WriteFile(filepath.Join(dir, PolicyFile), []byte(twoWorkloads), 0o644))
+	_, err := e.preparePlatform(Up{Federate: []string{"here.test=https://x"}, Warn: func(source.Diagnostics, Lines) error { return nil }})
+	wantInputError(t, "own, of a platform", err, "own trust domain")
 	must(t, e.checkIdentityFlags(Up{Join: "c.json", Federate: []string{"a.test=https://a.test"}}))
 	env[passphraseVariable] = "x"
 	wantInputError(t, "both", e.checkIdentityFlags(Up{KeyFile: "k"}), "not with both")
@@ -304,13 +308,14 @@ func TestKeysAreEncryptedAtRest(t *testing.T) {
 					t.Errorf("%s is not encrypted", path)
 				}
 			}
-			t.Setenv(passphraseVariable, "wrong")
 			keyGiven := r.o.KeyFile
 			r.o.KeyFile = ""
-			wantKeyError(t, r, secrets[0])
 			t.Setenv(passphraseVariable, "")
 			wantKeyError(t, r, secrets[0])
 			if keyGiven != "" {
+				t.Setenv(passphraseVariable, "wrong")
+				wantKeyError(t, r, secrets[0])
+				t.Setenv(passphraseVariable, "")
 				must(t, os.Remove(secrets[0])) // what is not there hides nothing
 				wantKeyError(t, r, secrets[1])
 				for _, path := range bringing(t, "here.test", Up{KeyFile: keyGiven}).makeSecrets(t) {

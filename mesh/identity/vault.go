@@ -2,8 +2,6 @@ package identity
 
 import (
 	"path/filepath"
-	"slices"
-	"sync"
 )
 
 // Vault keeps other secrets of a platform as the authority keeps its keys: in
@@ -11,9 +9,6 @@ import (
 type Vault struct {
 	dir  string
 	seal seal
-
-	mu     sync.Mutex        // guards opened
-	opened map[string][]byte // what was read before: a passphrase costs time
 }
 
 // OpenVault opens the vault of a folder, which it makes.
@@ -22,36 +17,21 @@ func OpenVault(dir string, passphrase []byte, keyFile string) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{dir: dir, seal: s, opened: map[string][]byte{}}, makePrivate(dir)
+	return &Vault{dir, s}, makePrivate(dir)
 }
 
 // Read returns a secret; what was never written is fs.ErrNotExist. A secret that
 // should be encrypted and is not becomes so.
 func (v *Vault) Read(name string) ([]byte, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if secret, ok := v.opened[name]; ok {
-		return slices.Clone(secret), nil
-	}
 	path := filepath.Join(v.dir, name)
 	secret, asWritten, err := v.seal.read(path)
 	if err == nil && !asWritten {
 		err = v.seal.write(path, secret)
 	}
-	if err != nil {
-		return nil, err
-	}
-	v.opened[name] = slices.Clone(secret)
-	return secret, nil
+	return secret, err
 }
 
 // Write keeps a secret, in the place of one with the same name.
 func (v *Vault) Write(name string, secret []byte) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if err := v.seal.write(filepath.Join(v.dir, name), secret); err != nil {
-		return err
-	}
-	v.opened[name] = slices.Clone(secret)
-	return nil
+	return v.seal.write(filepath.Join(v.dir, name), secret)
 }

@@ -23,6 +23,7 @@ const asWorkload = "as-workload"
 var workloads = map[string]func(args []string){
 	"serve":  serveEverything,
 	"attack": attack,
+	"crowd":  serveCrowd,
 }
 
 // becomeWorkload returns if this process is none.

@@ -38,6 +38,7 @@ type execAnswer struct {
 const (
 	maxExecQuestion = 64 << 10
 	execPatience    = 5 * time.Second // for the question to arrive
+	execPause       = 100 * time.Millisecond
 	standardFiles   = 3
 )
 
@@ -88,8 +89,13 @@ func (n *Node) serveExec(ctx context.Context) error {
 		if errors.Is(err, net.ErrClosed) {
 			return ctx.Err()
 		}
-		if err != nil {
-			return err
+		if err != nil { // out of descriptors or memory, which must not end the node
+			n.o.Log.Warn("a command was not taken", "says", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(execPause):
+			}
+			continue
 		}
 		go n.execOne(ctx, conn.(*net.UnixConn)) // ends with its process, which ends with ctx
 	}

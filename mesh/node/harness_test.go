@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,6 +95,7 @@ type platform struct {
 
 	// Before start.
 	leafLife time.Duration
+	publish  string
 	state    string                                    // a folder for state; dir/state if empty
 	issuer   func(identity.Issuer) identity.Issuer     // what stands between the node and the authority
 	settle   func(ctx context.Context, n *Node) func() // runs beside the node from before its start
@@ -141,7 +143,7 @@ func newPlatform(t testing.TB, text string) *platform {
 	t.Cleanup(func() {
 		p.stop()
 		if t.Failed() {
-			t.Logf("the log:\n%s\nthe workloads:\n%s", p.log, &p.output)
+			t.Logf("the log:\n%s\nthe workloads:\n%s\nthe last refusals:\n%s", p.log, &p.output, p.refusals())
 		}
 	})
 	return p
@@ -183,7 +185,7 @@ func (p *platform) start() {
 			down()
 		}
 	}()
-	o := Options{Name: testNode, Platform: testPlatform, RunDir: filepath.Join(p.dir, "run"), PolicyDir: p.dir, Publish: "127.0.0.1",
+	o := Options{Name: testNode, Platform: testPlatform, RunDir: filepath.Join(p.dir, "run"), PolicyDir: p.dir, Publish: cmp.Or(p.publish, "127.0.0.1"),
 		Mode: host.Root, Output: &p.output, Log: log, Now: p.clock.now, UserName: func(uid int) string { return fmt.Sprint("uid ", uid) }}
 	if host.InUserNamespace() {
 		o.Mode = host.User
@@ -417,6 +419,19 @@ func (p *platform) records(fits func(*flow.Record) bool) []flow.Record {
 		}
 	}
 	return out
+}
+
+// refusals returns the last ones, for whoever looks for what went wrong.
+func (p *platform) refusals() string {
+	if p.node == nil {
+		return ""
+	}
+	all := p.records(func(r *flow.Record) bool { return r.Event == flow.Deny || r.Event == flow.Fail })
+	var b strings.Builder
+	for _, r := range all[max(0, len(all)-20):] {
+		fmt.Fprintln(&b, r.Time.Format(time.StampMicro), r.Event, r.Side, r.From.Workload, r.To.Workload, r.To.Addr, r.Why)
+	}
+	return b.String()
 }
 
 // quarantine goes the way of the command line.

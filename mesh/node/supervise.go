@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,26 +58,35 @@ type charge struct {
 }
 
 // set brings what runs in line with what should: a workload whose command
-// changed is started anew, one that is gone is stopped.
+// changed is started anew, one that is gone is stopped. One goroutine at a time
+// calls it. It does not hold the lock while a workload takes its time to end: who
+// asks how it is doing may have something urgent to do.
 func (s *supervisor) set(ctx context.Context, want map[string]host.Binding) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var stopping []*charge
-	for name, c := range s.running {
-		if b, ok := want[name]; !ok || !reflect.DeepEqual(b, c.binding) {
-			c.cancel()
-			stopping = append(stopping, c)
-			delete(s.running, name)
-		}
-	}
-	for _, c := range stopping {
+	for _, c := range s.leaving(want) {
 		<-c.done
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if s.running[name] == nil {
 			s.running[name] = s.begin(ctx, name, want[name])
 		}
 	}
+}
+
+// leaving tells what should not run any more to end, and returns it.
+func (s *supervisor) leaving(want map[string]host.Binding) []*charge {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*charge
+	for name, c := range s.running {
+		if b, ok := want[name]; !ok || !reflect.DeepEqual(b, c.binding) {
+			c.cancel()
+			out = append(out, c)
+			delete(s.running, name)
+		}
+	}
+	return out
 }
 
 // stop ends all workloads and returns when they have ended.
@@ -221,24 +230,30 @@ const maxLine = 8 << 10
 func (p *prefixed) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rest = append(p.rest, b...)
+	size := len(b)
 	for {
-		line, rest, ok := strings.Cut(string(p.rest), "\n")
-		if !ok {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
 			break
 		}
-		p.rest = []byte(rest)
-		if _, err := fmt.Fprintf(p.to, "%s | %s\n", p.name, line); err != nil {
+		p.rest = append(p.rest, b[:i]...)
+		b = b[i+1:]
+		if err := p.flush(); err != nil {
 			return 0, err
 		}
 	}
+	p.rest = append(p.rest, b...)
 	if len(p.rest) > maxLine {
-		line := p.rest
-		p.rest = nil
-		_, err := fmt.Fprintf(p.to, "%s | %s\n", p.name, line)
-		return len(b), err
+		return size, p.flush()
 	}
-	return len(b), nil
+	return size, nil
+}
+
+// flush writes what there is as a line. The lock is held.
+func (p *prefixed) flush() error {
+	_, err := fmt.Fprintf(p.to, "%s | %s\n", p.name, p.rest)
+	p.rest = p.rest[:0]
+	return err
 }
 
 // Close writes what is left.
@@ -248,7 +263,5 @@ func (p *prefixed) Close() error {
 	if len(p.rest) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(p.to, "%s | %s\n", p.name, p.rest)
-	p.rest = nil
-	return err
+	return p.flush()
 }

@@ -29,9 +29,9 @@ type watch struct {
 	passed  []string
 }
 
-// between is the pause of a watch: a proxy that refuses as fast as it can would
+// watchPause is the pause of a watch: a proxy that refuses as fast as it can would
 // leave the processor to nothing else.
-const between = 5 * time.Millisecond
+const watchPause = 5 * time.Millisecond
 
 func startWatch(p *platform, never []pair) *watch {
 	w := &watch{}
@@ -45,7 +45,7 @@ func startWatch(p *platform, never []pair) *watch {
 			w.running.Go(func() {
 				for ctx.Err() == nil {
 					w.try(n, pid, to)
-					time.Sleep(between)
+					time.Sleep(watchPause)
 				}
 			})
 		}

@@ -25,9 +25,13 @@ func Agent(in io.Reader, out io.Writer) error {
 type agent struct {
 	identity identityOnce
 
-	mu      sync.Mutex // guards the following
+	writing sync.Mutex // guards the following
 	out     io.Writer
 	failed  error // of writing
+
+	// mu guards waiting. Nobody writes under it: who reads takes it, and must never
+	// wait for the node, which may be writing.
+	mu      sync.Mutex
 	waiting map[string]chan struct{}
 }
 
@@ -67,8 +71,8 @@ func (a *agent) serve(in io.Reader, do func(*Task) Observation) error {
 
 func (a *agent) say(l Line) {
 	text, err := json.Marshal(l)
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	if err == nil && a.failed == nil {
 		_, err = a.out.Write(append(text, '\n'))
 	}

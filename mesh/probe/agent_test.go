@@ -21,7 +21,12 @@ func together(t *testing.T, tasks []*Task, ready func(string, netip.AddrPort)) m
 	agentIn, in := io.Pipe()
 	out, agentOut := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- Agent(agentIn, agentOut) }()
+	go func() {
+		err := Agent(agentIn, agentOut)
+		agentIn.CloseWithError(err)
+		agentOut.CloseWithError(err)
+		done <- err
+	}()
 	got := map[string]Observation{}
 	if err := Drive(t.Context(), in, out, tasks, ready, func(o Observation) { got[o.Task] = o }); err != nil {
 		t.Fatal(err)

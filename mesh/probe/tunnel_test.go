@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -26,7 +27,7 @@ type mesh struct {
 func newMesh(t *testing.T, config func(identity.Source) *tls.Config) *mesh {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	authority, err := identity.OpenAuthority(t.TempDir(), identity.AuthorityOptions{TrustDomain: "p.example", Log: log})
+	authority, err := identity.OpenAuthority(filepath.Join(t.TempDir(), "authority"), identity.AuthorityOptions{TrustDomain: "p.example", Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +63,9 @@ func newMesh(t *testing.T, config func(identity.Source) *tls.Config) *mesh {
 	return &mesh{keeper, own, netip.MustParseAddrPort(ln.Addr().String())}
 }
 
-// refuseOthers is a proxy that permits port 8080 of server to everybody.
+// refuseOthers is a proxy that permits port 53 of server to everybody.
 func refuseOthers(_ context.Context, in *tunnel.Incoming) {
-	if in.Request.Workload != "server" || in.Request.Port != 8080 {
+	if in.Request.Workload != "server" || in.Request.Port != 53 {
 		_ = in.Refuse(tunnel.Refusal{Code: "denied", Says: "no permission"})
 		return
 	}
@@ -114,34 +115,8 @@ func TestTunnelsWithstand(t *testing.T) {
 	}
 }
 
-// TestAttacksSucceedWhereTheyCan: against a server that believes everybody each
+// TestAServerThatAnswersIsASurprise: against a server that believes everybody each
 // attack must be a surprise, or it would prove nothing against one that does not.
-func TestAttacksSucceedWhereTheyCan(t *testing.T) {
-	m := newMesh(t, func(src identity.Source) *tls.Config {
-		svid, err := src.SVID("server")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &tls.Config{Certificates: []tls.Certificate{*chainOf(svid)}, ClientAuth: tls.RequestClientCert, NextProtos: []string{identity.Protocol}}
-	})
-	for _, c := range attacks(t) {
-		switch c.Kind {
-		case noCertificate, wrongDomain, expiredSVID, selfMade, forgedLeaf, otherSNI, oldTLS:
-		default:
-			continue
-		}
-		// The library still asks for an identity before it serves a stream, so that
-		// TLS that let somebody in shows as an end without an alert.
-		c.Task.To = m.to
-		o := Tunnel(t.Context(), &c.Task, m.own, nil, m.dial)
-		if o.Error == tlsAlert {
-			t.Errorf("%s: it is refused by a server that believes everybody: %s", c.Name, o.Says)
-		}
-	}
-}
-
-// TestAServerThatAnswersIsASurprise: a plain TLS server that asks for nothing and
-// answers anything.
 func TestAServerThatAnswersIsASurprise(t *testing.T) {
 	m := newMesh(t, func(src identity.Source) *tls.Config { return identity.ServerTLS(src, "server") })
 	svid, err := m.keeper.SVID("server")

@@ -126,7 +126,7 @@ func (c *connection) openTunnel(ctx context.Context, place Place) (*tunnel.Strea
 // refuseCaptured refuses a connection of a member that has too many.
 func (m *member) refuseCaptured(conn net.Conn) {
 	c := &connection{m: m, side: flow.Source, transport: "tcp", from: flow.Peer{Workload: m.name, Zone: m.zone, Addr: addrPort(conn.RemoteAddr())}}
-	c.record(flow.Fail, "allow", "", fmt.Sprintf("%s has %d connections open: more are refused", m.name, m.opened.limit), m.p.generation())
+	c.record(flow.Fail, "allow", "", m.opened.over(fmt.Sprintf("%s has %d connections open", m.name, m.opened.limit)).Error(), m.p.generation())
 	resetConn(conn)
 }
 

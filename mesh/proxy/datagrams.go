@@ -134,7 +134,7 @@ func (d *datagramCapture) associate(client netip.AddrPort) *association {
 	}
 	if !m.associations.take("") {
 		d.evict()
-		c.end(false, fmt.Errorf("%s has %d associations of datagrams open: more are refused", m.name, m.associations.limit))
+		c.end(false, m.associations.over(fmt.Sprintf("%s has %d associations of datagrams open", m.name, m.associations.limit)))
 		return nil
 	}
 	a = newAssociation(c)

@@ -41,12 +41,12 @@ func (m *member) incoming(ctx context.Context, in *tunnel.Incoming) {
 	if !c.whoFrom(in) {
 		return
 	}
-	slots := &m.arrived
+	slots := m.arrived
 	if c.transport == "udp" {
-		slots = &m.associations
+		slots = m.associations
 	}
 	if !slots.take(c.from.Workload) {
-		c.failIncoming(in, fmt.Errorf("%s has %d connections to %s open: more are refused", c.from.Workload, slots.limit, m.name))
+		c.failIncoming(in, slots.over(fmt.Sprintf("%s has %d connections to %s open", c.from.Workload, slots.limit, m.name)))
 		return
 	}
 	defer slots.give(c.from.Workload)

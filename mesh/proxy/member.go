@@ -54,7 +54,7 @@ type member struct {
 
 	// opened, arrived and exposed count connections; associations those of
 	// datagrams on both ends.
-	opened, arrived, exposed, associations slots
+	opened, arrived, exposed, associations *slots
 
 	mu        sync.Mutex // guards the following
 	closed    bool
@@ -67,8 +67,8 @@ type member struct {
 func newMember(ctx context.Context, p *Proxy, w Workload) (*member, error) {
 	m := &member{p: p, name: w.Name, zone: w.Zone, sockets: w.Sockets,
 		live: map[*connection]struct{}{}, datagrams: map[UDPCapture]*datagramCapture{},
-		opened: slots{limit: maxOpened}, arrived: slots{limit: maxArrived}, exposed: slots{limit: maxExposed},
-		associations: slots{limit: maxAssociations}}
+		opened: p.ends.part(maxOpened), arrived: p.ends.part(maxArrived), exposed: p.ends.part(maxExposed),
+		associations: p.ends.part(maxAssociations)}
 	m.ctx, m.cancel = context.WithCancel(ctx)
 	m.pool = tunnel.NewPool(tunnel.PoolOptions{
 		TLS:  func(peer spiffeid.ID) *tls.Config { return identity.ClientTLS(p.o.Source, m.name, peer) },
@@ -111,7 +111,7 @@ func (m *member) dialTunnel(ctx context.Context, to netip.AddrPort) (net.Conn, e
 func (m *member) serve() {
 	for _, l := range m.captures {
 		m.run(func() {
-			m.accept(m.ctx, l, &m.opened, m.refuseCaptured, func(conn net.Conn) { m.captured(l, conn) })
+			m.accept(m.ctx, l, m.opened, m.refuseCaptured, func(conn net.Conn) { m.captured(l, conn) })
 		})
 	}
 	cfg := identity.ServerTLS(m.p.o.Source, m.name)
@@ -254,33 +254,5 @@ func (m *member) accept(ctx context.Context, l net.Listener, held *slots, refuse
 			held.give("")
 			resetConn(conn)
 		}
-	}
-}
-
-// slots counts what is open, by whom, up to a limit for each.
-type slots struct {
-	limit int
-	mu    sync.Mutex // guards held
-	held  map[string]int
-}
-
-func (s *slots) take(whose string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held[whose] >= s.limit {
-		return false
-	}
-	if s.held == nil {
-		s.held = map[string]int{}
-	}
-	s.held[whose]++
-	return true
-}
-
-func (s *slots) give(whose string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held[whose]--; s.held[whose] <= 0 {
-		delete(s.held, whose)
 	}
 }

@@ -71,6 +71,7 @@ type Proxy struct {
 	records *recorder
 	rates   *rates
 	probes  *probes
+	ends    *slots // of connections, of all workloads together
 	// idle ends an association of datagrams.
 	idle time.Duration
 
@@ -100,6 +101,7 @@ func New(o Options) *Proxy {
 		records: newRecorder(o.Sink),
 		rates:   newRates(),
 		probes:  newProbes(o.Now),
+		ends:    newEnds(openFiles()),
 		idle:    idleAssociation,
 		members: map[string]*member{},
 	}

@@ -30,10 +30,10 @@ func (p *Proxy) Publish(ctx context.Context, ln net.Listener, workload string, p
 	defer context.AfterFunc(m.ctx, cancel)()
 	refuse := func(conn net.Conn) {
 		c := m.fromOutside(conn, port)
-		c.end(false, fmt.Errorf("%s has %d connections from outside open: more are refused", m.name, m.exposed.limit))
+		c.end(false, m.exposed.over(fmt.Sprintf("%s has %d connections from outside open", m.name, m.exposed.limit)))
 		resetConn(conn)
 	}
-	m.accept(ctx, ln, &m.exposed, refuse, func(conn net.Conn) { m.published(conn, port) })
+	m.accept(ctx, ln, m.exposed, refuse, func(conn net.Conn) { m.published(conn, port) })
 	return nil
 }
 

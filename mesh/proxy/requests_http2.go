@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -167,8 +166,6 @@ func (b *decidedBody) Read(p []byte) (int, error) {
 }
 
 func (b *decidedBody) Close() error { return b.x.r.Body.Close() }
-
-var _ io.ReadCloser = (*decidedBody)(nil)
 
 // grpcStatus returns the status of a gRPC answer, 2 (unknown) where it has none.
 func grpcStatus(res *http.Response) int {

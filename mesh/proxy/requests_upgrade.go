@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"net"
@@ -27,13 +28,7 @@ func (x *exchange) switchProtocols(u *upstream, res *http.Response, upgrade stri
 		return errGone
 	}
 	x.started, x.status = true, res.StatusCode
-	removeHopByHop(res.Header)
-	res.Header["Connection"] = []string{"Upgrade"}
-	res.Header["Upgrade"] = []string{upgrade}
-	_, _ = client.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	_ = res.Header.Write(client)
-	_, _ = client.WriteString("\r\n")
-	if client.Flush() != nil {
+	if err := writeSwitching(client.Writer, res.Header, upgrade); err != nil {
 		return errGone
 	}
 	// The parser's reader would take the client's end for its disappearance.
@@ -59,6 +54,16 @@ func (x *exchange) switchProtocols(u *upstream, res *http.Response, upgrade stri
 		return err
 	}
 	return conn.Close()
+}
+
+func writeSwitching(w *bufio.Writer, h http.Header, upgrade string) error {
+	removeHopByHop(h)
+	h["Connection"] = []string{"Upgrade"}
+	h["Upgrade"] = []string{upgrade}
+	_, _ = w.WriteString("HTTP/1.1 101 Switching Protocols\r\n") // an error stays with the writer
+	_ = h.Write(w)
+	_, _ = w.WriteString("\r\n")
+	return w.Flush()
 }
 
 // pump moves bytes one way until their end, which it hands on.
