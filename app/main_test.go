@@ -19,6 +19,7 @@ func init() {
 // allows it: who is not root is root of a user namespace.
 func TestMain(m *testing.M) {
 	host.Child(os.Args)
+	become(os.Args)
 	if !host.Privileged() && host.CanUserNamespace() == nil {
 		if err := host.EnterUserNamespace(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

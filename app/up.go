@@ -162,6 +162,13 @@ func (e *Env) preparePlatform(o Up) (*platform, error) {
 	if p.folders, err = e.folders(p.name); err != nil {
 		return nil, err
 	}
+	if isRoot() {
+		// Processes of other users that are bound find their API sockets beside
+		// the folder of the platform.
+		if err := os.MkdirAll(filepath.Dir(p.folders.run), 0o755); err != nil {
+			return nil, err
+		}
+	}
 	for _, dir := range []string{p.folders.state, p.folders.run} {
 		if err := privateFolder(dir); err != nil {
 			return nil, err

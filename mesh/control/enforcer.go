@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"bulkhead/core/policy"
 	"bulkhead/mesh/generation"
 )
 
@@ -159,7 +161,7 @@ func (c *Client) inForce(o *generation.Order) bool {
 }
 
 // needPlan finds the plan of an order: in force already, on disk, on the bus, or
-// at control.
+// at control. Who is quarantined does not wait for what is not here.
 func (e *enforcer) needPlan(ctx context.Context, f *force, newer <-chan struct{}) (err error) {
 	if f.plan != nil {
 		return nil
@@ -173,6 +175,9 @@ func (e *enforcer) needPlan(ctx context.Context, f *force, newer <-chan struct{}
 	}
 	if f.packed, f.plan, err = e.c.shelf.plan(f.order.Plan); err == nil {
 		return nil
+	}
+	if now != nil {
+		e.hold(now, f.order.Quarantines)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -194,6 +199,21 @@ func (e *enforcer) needPlan(ctx context.Context, f *force, newer <-chan struct{}
 		return nil
 	}
 	return fmt.Errorf("the bus: %w; control: %w", err, asked)
+}
+
+// hold adds quarantines to what is in force, under its number: it confirms nothing
+// else of the order that they are from.
+func (e *enforcer) hold(now *force, quarantines []policy.Quarantine) {
+	more := slices.DeleteFunc(slices.Clone(quarantines), func(q policy.Quarantine) bool {
+		return slices.ContainsFunc(now.order.Quarantines, func(o policy.Quarantine) bool { return o.Target == q.Target && o.KeepEvidence == q.KeepEvidence })
+	})
+	if len(more) == 0 {
+		return
+	}
+	order, f := *now.order, *now
+	order.Quarantines = slices.Concat(order.Quarantines, more)
+	f.order = &order
+	e.put(&f)
 }
 
 // keep writes f to disk. Where that fails it is enforced all the same: to stay

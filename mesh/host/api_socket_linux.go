@@ -27,7 +27,7 @@ func (h *Host) apiDir(m Member) (string, error) {
 	}
 	dir := filepath.Join(run, "live", "api", m.Name)
 	if m.CgroupPath != "" {
-		dir = filepath.Join(run+".api", m.Name)
+		dir = filepath.Join(besides(run), m.Name)
 	}
 	return dir, os.MkdirAll(dir, 0o755)
 }

@@ -222,7 +222,7 @@ func TestAttestBound(t *testing.T) {
 	group := filepath.Join(mount, "bulkhead-test")
 	defer os.Remove(group)
 	h := isolatedHost(t)
-	defer os.RemoveAll(h.options.RunDir + ".api")
+	defer os.RemoveAll(besides(h.options.RunDir))
 	h.members["db"] = &member{Member: Member{Name: "db", CgroupPath: group}}
 	l, path, err := h.WorkloadAPI("db")
 	if err != nil {

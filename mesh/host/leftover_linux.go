@@ -88,5 +88,9 @@ func (h *Host) removeFiles() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(h.liveDir()), os.RemoveAll(run+".api"))
+	return errors.Join(os.RemoveAll(h.liveDir()), os.RemoveAll(besides(run)))
 }
+
+// besides is the folder for the API sockets of processes that run already: no
+// platform has a name with this mark.
+func besides(run string) string { return run + "~api" }

@@ -56,6 +56,7 @@ var scenery = []cover{
 	{Path: "/tmp", Scratch: true, Exec: true}, // compilers of models load what they write there
 	{Path: "/var/tmp", Scratch: true, Exec: true},
 	{Path: "/dev/shm", Scratch: true},
+	{Path: "/dev/mqueue"},
 	{Path: "/dev/infiniband"},
 }
 

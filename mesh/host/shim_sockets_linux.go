@@ -20,9 +20,13 @@ var architectures = map[string]uint32{
 // every namespace.
 var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
-// restrictSockets refuses every other family, and the two ways around that:
-// io_uring, which opens sockets without a system call, and the system calls of
-// another architecture.
+// shared are the system calls for keyrings. A user has one for all its processes,
+// whatever namespaces they are in, through which two workloads could talk.
+var shared = []uint32{unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL}
+
+// restrictSockets refuses every other family, the two ways around that: io_uring,
+// which opens sockets without a system call, and the system calls of another
+// architecture; and what leads out of the namespaces without a socket.
 func restrictSockets() error {
 	arch, ok := architectures[runtime.GOARCH]
 	if !ok {
@@ -57,10 +61,11 @@ func socketFilter(arch uint32) []unix.SockFilter {
 	program := []unix.SockFilter{
 		load(4), when(unix.BPF_JEQ, arch, 1), refuse(unix.ENOSYS),
 		load(0), unless(unix.BPF_JGE, x32, 1), refuse(unix.ENOSYS),
-		unless(unix.BPF_JEQ, unix.SYS_IO_URING_SETUP, 1), refuse(unix.ENOSYS),
-		when(unix.BPF_JEQ, unix.SYS_SOCKET, 1), allow,
-		load(16),
 	}
+	for _, call := range append([]uint32{unix.SYS_IO_URING_SETUP}, shared...) {
+		program = append(program, unless(unix.BPF_JEQ, call, 1), refuse(unix.ENOSYS))
+	}
+	program = append(program, when(unix.BPF_JEQ, unix.SYS_SOCKET, 1), allow, load(16))
 	for _, f := range families {
 		program = append(program, unless(unix.BPF_JEQ, f, 1), allow)
 	}

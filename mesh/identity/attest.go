@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 )
@@ -104,4 +105,28 @@ type countedConn struct {
 func (c *countedConn) Close() error {
 	c.release()
 	return c.UnixConn.Close()
+}
+
+// strangers says when to tell of callers that are no workload. They may call as
+// often as they like, and would fill a log.
+type strangers struct {
+	mu   sync.Mutex // guards the following
+	told time.Time
+	more int // since then
+}
+
+// tellEvery is how often strangers are told of.
+const tellEvery = 10 * time.Second
+
+// refused reports whether to tell of one more, and how many were not told of
+// before it.
+func (s *strangers) refused(now time.Time) (before int, tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.told.IsZero() && now.Sub(s.told).Abs() < tellEvery {
+		s.more++
+		return 0, false
+	}
+	before, s.told, s.more = s.more, now, 0
+	return before, true
 }

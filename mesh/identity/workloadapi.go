@@ -41,10 +41,11 @@ type ServerOptions struct {
 // connection; nothing in a request adds to it.
 type Server struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
-	provider Provider
-	attest   func(*net.UnixConn) ([]string, error)
-	now      func() time.Time
-	log      *slog.Logger
+	provider  Provider
+	attest    func(*net.UnixConn) ([]string, error)
+	now       func() time.Time
+	log       *slog.Logger
+	strangers strangers
 }
 
 // NewServer returns a server; each Serve has connections of its own.
@@ -129,7 +130,9 @@ func (s *Server) admit(ctx context.Context) (context.Context, error) {
 	if ok && who.err == nil {
 		return context.WithValue(ctx, callerKey{}, who.workloads), nil
 	}
-	s.log.Warn("the Workload API refused a caller that is no workload", "err", who.err)
+	if before, tell := s.strangers.refused(s.now()); tell {
+		s.log.Warn("the Workload API refused a caller that is no workload", "err", who.err, "untold", before)
+	}
 	return nil, status.Error(codes.PermissionDenied, "the caller is no workload of this node")
 }
 

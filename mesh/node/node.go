@@ -92,6 +92,8 @@ type Node struct {
 
 	started time.Time
 
+	// probing has the id of each attack that goes on, by its probeDial.
+	probing sync.Map
 	// kick tells converge that there is a new layout.
 	kick chan struct{}
 

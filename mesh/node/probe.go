@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"bulkhead/core/policy"
@@ -81,15 +80,12 @@ func (n *Node) adminProbe(w http.ResponseWriter, r *http.Request) {
 
 // eventStream writes events, one line each. Whoever hung up gets no more.
 type eventStream struct {
-	mu    sync.Mutex // guards the following
 	enc   *json.Encoder
 	flush func() error
 	gone  bool
 }
 
 func (s *eventStream) send(e report.ProbeEvent) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.gone {
 		s.gone = s.enc.Encode(e) != nil || s.flush() != nil
 	}

@@ -28,8 +28,10 @@ type probeRun struct {
 	layout   *layout
 	cases    []*probe.Case
 	evidence *probe.Evidence
-	emit     func(report.ProbeResult)
 	settling sync.WaitGroup
+
+	emitting sync.Mutex // one result at a time
+	emit     func(report.ProbeResult)
 }
 
 func newProbeRun(n *Node, l *layout, q ProbeQuestion) (*probeRun, error) {
@@ -54,7 +56,8 @@ const (
 	tunnelPatience = 15 * time.Second
 )
 
-// do tries all cases. It returns an error if not all could be settled.
+// do tries all cases and calls emit for each, one at a time. It returns an error if
+// not all could be settled.
 func (r *probeRun) do(ctx context.Context, emit func(report.ProbeResult)) error {
 	r.ctx, r.emit = ctx, emit
 	following, stop := context.WithCancel(ctx)
@@ -95,7 +98,22 @@ func (r *probeRun) do(ctx context.Context, emit func(report.ProbeResult)) error 
 	}
 	err := g.Wait()
 	r.settling.Wait()
+	r.forget()
 	return errors.Join(err, r.unchanged())
+}
+
+// forget ends the marking of this run's attacks.
+func (r *probeRun) forget() {
+	ours := map[string]bool{}
+	for _, c := range r.cases {
+		ours[c.ID] = true
+	}
+	r.n.probing.Range(func(dial, id any) bool {
+		if ours[id.(string)] {
+			r.n.probing.Delete(dial)
+		}
+		return true
+	})
 }
 
 // unchanged returns an error if another generation came into force: what was
@@ -111,7 +129,12 @@ func (r *probeRun) unchanged() error {
 
 // settle judges a case when its records are there, without keeping anybody waiting.
 func (r *probeRun) settle(c *probe.Case, o probe.Observation) {
-	r.settling.Go(func() { r.emit(r.evidence.Settle(r.ctx, c, &o)) })
+	r.settling.Go(func() {
+		result := r.evidence.Settle(r.ctx, c, &o)
+		r.emitting.Lock()
+		defer r.emitting.Unlock()
+		r.emit(result)
+	})
 }
 
 // runAgent has the cases of a workload tried by a process inside it.
@@ -134,6 +157,7 @@ func (r *probeRun) runAgent(ctx context.Context, workload string, cases []*probe
 			local = netip.AddrPortFrom(to, local.Port())
 		}
 		r.evidence.Dials(workload, local, id)
+		r.n.probing.Store(probeDial{workload, local.Port()}, id)
 		r.n.proxy.ExpectProbe(workload, local, id)
 	}, func(o probe.Observation) { r.settle(byID[o.Task], o) })
 	if err != nil && ctx.Err() == nil {
@@ -141,6 +165,13 @@ func (r *probeRun) runAgent(ctx context.Context, workload string, cases []*probe
 		return fmt.Errorf("%w: %s%s", err, a.process.Wait(), a.said())
 	}
 	return err
+}
+
+// probeDial is the local end of an attack. Agents bind a port once, and tell it
+// over a pipe that the workload does not have.
+type probeDial struct {
+	workload string
+	port     uint16
 }
 
 // agent is a process inside a workload that attacks.

@@ -25,6 +25,9 @@ func (n *Node) refusals(ctx context.Context) error {
 		r := flow.Record{Time: n.o.Now(), Event: flow.Deny, Node: n.o.Name, Side: flow.Source, Transport: d.Network,
 			Verdict: "deny", Lost: d.Lost, From: flow.Peer{Workload: d.Workload, Addr: d.From}, To: flow.Peer{Addr: d.To},
 			Why: "the kernel refuses " + d.Network + " that is not declared"}
+		if id, ok := n.probing.Load(probeDial{d.Workload, d.From.Port()}); ok {
+			r.Probe = id.(string)
+		}
 		if l != nil {
 			r.Generation = l.world.Generation
 			if w := l.world.Intent.Workload(d.Workload); w != nil {

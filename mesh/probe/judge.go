@@ -66,8 +66,10 @@ func seen(records []flow.Record) recorded {
 			s.requested = r
 		case r.Event == flow.Deny && r.Method != "":
 			s.refusedRequest = r
-		case r.Event == flow.Deny && r.Probe == "":
+		case r.Event == flow.Deny && r.Probe == "" && r.Side == flow.Source:
 			s.byKernel = r
+		case r.Event == flow.Deny && r.Probe == "":
+			// Of a handshake that failed: TLS says so too.
 		case r.Event == flow.Deny:
 			s.denied = r
 		case r.Event == flow.Fail:
@@ -305,7 +307,7 @@ func evidence(records []flow.Record) []report.ProbeEvidence {
 			continue // says no more than its open
 		}
 		side := string(r.Side)
-		if r.Probe == "" {
+		if r.Probe == "" && r.Side == flow.Source {
 			side = "kernel"
 		}
 		out = append(out, report.ProbeEvidence{Event: string(r.Event), Side: side, Verdict: r.Verdict, Rule: r.Rule,

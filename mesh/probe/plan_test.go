@@ -271,4 +271,3 @@ func TestAWorkloadInQuarantineIsExpectedToReachNothing(t *testing.T) {
 		}
 	}
 }
-

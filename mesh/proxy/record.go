@@ -17,6 +17,7 @@ type recorder struct {
 
 	mu     sync.Mutex // guards the following
 	folded map[foldKey]*fold
+	each   map[string]int // how many folds there are of each source
 }
 
 // foldKey is what refusals alike have in common.
@@ -33,6 +34,12 @@ type foldKey struct {
 	status     int
 }
 
+// coarse is what remains of a key where one workload is refused in more ways than
+// there is room for, as when it tries every port.
+func (k foldKey) coarse() foldKey {
+	return foldKey{event: k.event, side: k.side, transport: k.transport, from: k.from}
+}
+
 type fold struct {
 	last  flow.Record
 	count uint64
@@ -40,12 +47,15 @@ type fold struct {
 
 const (
 	foldTime = time.Second
+	// maxEach is how many refusals of one workload are told apart within
+	// foldTime, so that it does not push what others did out of the log.
+	maxEach = 256
 	// maxFolds bounds the memory; beyond it every refusal is a record.
-	maxFolds = 4096
+	maxFolds = 1 << 14
 )
 
 func newRecorder(sink flow.Sink) *recorder {
-	return &recorder{sink: sink, folded: map[foldKey]*fold{}}
+	return &recorder{sink: sink, folded: map[foldKey]*fold{}, each: map[string]int{}}
 }
 
 func (r *recorder) record(rec flow.Record) {
@@ -60,6 +70,9 @@ func (r *recorder) fold(rec flow.Record) bool {
 	k := foldKey{rec.Event, rec.Side, rec.Transport, rec.From.Workload, rec.To.Workload, rec.From.Addr.Addr(), rec.To.Addr, rec.Why, rec.Generation, rec.Method, rec.Status}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.folded[k] == nil && r.each[k.from] >= maxEach {
+		k = k.coarse()
+	}
 	if f := r.folded[k]; f != nil {
 		f.last = rec
 		f.count++
@@ -67,6 +80,7 @@ func (r *recorder) fold(rec flow.Record) bool {
 	}
 	if len(r.folded) < maxFolds {
 		r.folded[k] = &fold{}
+		r.each[k.from]++
 		time.AfterFunc(foldTime, func() { r.unfold(k) })
 	}
 	return false
@@ -77,6 +91,9 @@ func (r *recorder) unfold(k foldKey) {
 	r.mu.Lock()
 	f := r.folded[k]
 	delete(r.folded, k)
+	if r.each[k.from]--; r.each[k.from] <= 0 {
+		delete(r.each, k.from)
+	}
 	r.mu.Unlock()
 	if f.count > 0 {
 		f.last.Count = f.count
