@@ -69,6 +69,10 @@ func (e *Env) Up(ctx context.Context, o Up) error {
 	if err != nil {
 		return err
 	}
+	if addr, err := netip.ParseAddr(o.Listen); o.Listen != "" && (err != nil || addr.IsUnspecified()) {
+		return wrongInput("name one address of this machine, such as 10.0.0.1: other machines are told to dial it",
+			"--listen %s is no address that others can reach", o.Listen)
+	}
 	if mode == host.User {
 		if err := host.EnterUserNamespace(); err != nil {
 			return err
