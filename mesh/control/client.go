@@ -163,7 +163,7 @@ func (c *Client) fetch(ctx context.Context) error {
 	connected := c.o.Bus.connections(ctx)
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
-	for {
+	for first := true; ; first = false {
 		text, err := c.o.Bus.get(ctx, c.n.orderKey)
 		switch {
 		case ctx.Err() != nil:
@@ -171,6 +171,7 @@ func (c *Client) fetch(ctx context.Context) error {
 		case err == nil:
 			c.problem(aboutBus, nil)
 			c.take(text)
+		case errors.Is(err, errNothing) && first: // control may be starting beside it
 		case errors.Is(err, errNothing):
 			c.problem(aboutBus, errors.New("control has not published a generation"))
 		default:

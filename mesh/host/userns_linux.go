@@ -24,9 +24,15 @@ func restoreName(args []string) {
 	}
 }
 
-// InUserNamespace reports whether this process is root only in the user
-// namespace that [EnterUserNamespace] made.
-func InUserNamespace() bool { return insideUser }
+// InUserNamespace reports whether this process is root only in a user namespace
+// of one user: the one that [EnterUserNamespace] made, or one like it.
+func InUserNamespace() bool {
+	if insideUser {
+		return true
+	}
+	uid, err := outsideID("/proc/self/uid_map")
+	return err == nil && uid >= 0
+}
 
 // Privileged reports whether this process may make namespaces and filters, as
 // root of the machine or of a user namespace.
