@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -138,7 +137,8 @@ func TestControlIsKilled(t *testing.T) {
 	}
 	n.mu.Lock()
 	for _, o := range n.orders {
-		says := o.Plan + o.At.String() + strconv.Itoa(len(o.Quarantines))
+		// Quarantines of the next order may come early, under the old number.
+		says := o.Plan + o.At.String()
 		if before, ok := known[o.Number]; ok && before != says {
 			t.Errorf("generation %d was two things", o.Number)
 		}

@@ -33,13 +33,15 @@ const (
 	Count Event = "count"
 )
 
-// Side says which of the two proxies reports.
+// Side says who reports: one of the two proxies, or the kernel for what its
+// filter refused before any proxy saw it.
 type Side string
 
 // The sides.
 const (
 	Source      Side = "source"
 	Destination Side = "destination"
+	Kernel      Side = "kernel"
 )
 
 // Record is one line of the flow log. The field names are stable; fields may be

@@ -17,6 +17,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"slices"
 	"os"
 	"sync"
 	"time"
@@ -177,11 +178,19 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 		b.Run, b.Prepare = command, nil
 		bindings[name] = b
 	}
+	force := &registry.Force{Number: o.Number, Digest: o.Plan, Intent: in, Since: start}
+	var first registry.Enforced
+	if n.onlyTakes(o) {
+		// What is cut off does not wait until it is known where everything is:
+		// nothing moves.
+		first = n.registry.Enforce(force)
+	}
 	l := arrange(n.o.Name, o, p, in, bindings, n.layout)
 	l.bind(n.controlGroup)
 	n.problem("existing processes", l.unbound)
 	n.proxy.SetWorld(l.world)
-	done := n.registry.Enforce(&registry.Force{Number: o.Number, Digest: o.Plan, Intent: in, Since: start})
+	done := n.registry.Enforce(force)
+	done.Closed += first.Closed
 	if done.Refused {
 		return control.Applied{}, fmt.Errorf("generation %d: another one is in force", o.Number)
 	}
@@ -197,6 +206,23 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 	default:
 	}
 	return control.Applied{Closed: done.Closed, Kept: done.Kept}, err
+}
+
+// onlyTakes reports whether an order does nothing to the one in force but to
+// take permissions away. The lock is held.
+func (n *Node) onlyTakes(o *generation.Order) bool {
+	if n.order == nil || o.Plan != n.order.Plan {
+		return false
+	}
+	for i := range n.order.Quarantines {
+		before := &n.order.Quarantines[i]
+		if !slices.ContainsFunc(o.Quarantines, func(q policy.Quarantine) bool {
+			return q.Target == before.Target && q.KeepEvidence == before.KeepEvidence
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // controlGroup finds the processes that a binding means.

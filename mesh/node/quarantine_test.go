@@ -126,7 +126,8 @@ func (c *crowd) cut(target string) (lastByte, lastClose time.Duration) {
 	c.ask(crowdQuestion{Hurry: &crowdHurry{ids, time.Duration(len(ids)) * time.Second / 4000}})
 	time.Sleep(300 * time.Millisecond)
 	start := time.Now()
-	c.quarantine(target)
+	e := c.quarantine(target)
+	c.platform.t.Logf("%s: closed %d; the node took %s, and confirmed after %s", target, e.Nodes[0].Closed, e.Nodes[0].Took, e.Nodes[0].After)
 	a := c.ask(crowdQuestion{Gone: &crowdTarget{ids}})
 	return max(0, time.Unix(0, a.LastByte).Sub(start)), time.Unix(0, a.LastClose).Sub(start)
 }

@@ -22,7 +22,7 @@ func (n *Node) refusals(ctx context.Context) error {
 		n.mu.Lock()
 		l := n.layout
 		n.mu.Unlock()
-		r := flow.Record{Time: n.o.Now(), Event: flow.Deny, Node: n.o.Name, Side: flow.Source, Transport: d.Network,
+		r := flow.Record{Time: n.o.Now(), Event: flow.Deny, Node: n.o.Name, Side: flow.Kernel, Transport: d.Network,
 			Verdict: "deny", Lost: d.Lost, From: flow.Peer{Workload: d.Workload, Addr: d.From}, To: flow.Peer{Addr: d.To},
 			Why: "the kernel refuses " + d.Network + " that is not declared"}
 		if id, ok := n.probing.Load(probeDial{d.Workload, d.From.Port()}); ok {

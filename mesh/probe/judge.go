@@ -66,7 +66,7 @@ func seen(records []flow.Record) recorded {
 			s.requested = r
 		case r.Event == flow.Deny && r.Method != "":
 			s.refusedRequest = r
-		case r.Event == flow.Deny && r.Probe == "" && r.Side == flow.Source:
+		case r.Event == flow.Deny && r.Side == flow.Kernel:
 			s.byKernel = r
 		case r.Event == flow.Deny && r.Probe == "":
 			// Of a handshake that failed: TLS says so too.
@@ -306,11 +306,7 @@ func evidence(records []flow.Record) []report.ProbeEvidence {
 		if r.Event == flow.Close {
 			continue // says no more than its open
 		}
-		side := string(r.Side)
-		if r.Probe == "" && r.Side == flow.Source {
-			side = "kernel"
-		}
-		out = append(out, report.ProbeEvidence{Event: string(r.Event), Side: side, Verdict: r.Verdict, Rule: r.Rule,
+		out = append(out, report.ProbeEvidence{Event: string(r.Event), Side: string(r.Side), Verdict: r.Verdict, Rule: r.Rule,
 			Generation: r.Generation, Why: r.Why, Method: r.Method, Status: r.Status})
 	}
 	return out

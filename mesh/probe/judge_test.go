@@ -13,7 +13,7 @@ func TestJudge(t *testing.T) {
 	denied := flow.Record{Event: flow.Deny, Probe: "x", Verdict: "deny", Why: "no permission"}
 	opened := flow.Record{Event: flow.Open, Probe: "x", Verdict: "allow"}
 	failed := flow.Record{Event: flow.Fail, Probe: "x", Verdict: "allow", Why: "its server does not listen"}
-	byKernel := flow.Record{Event: flow.Deny, Side: flow.Source, Verdict: "deny"}
+	byKernel := flow.Record{Event: flow.Deny, Side: flow.Kernel, Verdict: "deny"}
 	answered := flow.Record{Event: flow.Request, Probe: "x", Verdict: "allow", Method: "GET", Status: 404}
 	refusedRequest := flow.Record{Event: flow.Deny, Probe: "x", Verdict: "deny", Method: "POST", Status: 403}
 	failedRequest := flow.Record{Event: flow.Fail, Probe: "x", Verdict: "allow", Method: "POST", Why: "its server closed"}

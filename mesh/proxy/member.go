@@ -184,10 +184,8 @@ func (m *member) connections() []*connection {
 
 // locate remembers where the member is.
 func (m *member) locate(w *World) {
-	for addr, place := range w.Places {
-		if place.Workload == m.name && addr.Is4() {
-			m.home.Store(&addr)
-		}
+	if home := w.homes[m.name]; home != nil {
+		m.home.Store(home)
 	}
 }
 

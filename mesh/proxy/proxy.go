@@ -112,6 +112,7 @@ func New(o Options) *Proxy {
 func (p *Proxy) SetWorld(w *World) {
 	p.placing.Lock()
 	defer p.placing.Unlock()
+	w.index()
 	p.world.Store(w)
 	p.rates.follow(w.Intent)
 	for _, m := range p.all() {

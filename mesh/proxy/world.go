@@ -8,7 +8,8 @@ import (
 	"bulkhead/mesh/flow"
 )
 
-// World is what a generation says about where things are. It is read only.
+// World is what a generation says about where things are. It is read only
+// once a proxy has it.
 type World struct {
 	TrustDomain string
 	Intent      *policy.Intent
@@ -17,6 +18,21 @@ type World struct {
 	Places map[netip.Addr]Place
 	// UDP are the captures of datagrams, by source workload.
 	UDP map[string][]UDPCapture
+
+	homes map[string]*netip.Addr // Places by workload; set by SetWorld
+}
+
+// index makes homes: the IPv4 address of each workload.
+func (w *World) index() {
+	if w.homes != nil {
+		return
+	}
+	w.homes = make(map[string]*netip.Addr, len(w.Places)/2)
+	for addr, place := range w.Places {
+		if addr.Is4() {
+			w.homes[place.Workload] = &addr
+		}
+	}
 }
 
 // Place is what is at an address of the mesh.
