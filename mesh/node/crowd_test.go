@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -283,6 +284,8 @@ func (s *stream) run() {
 		select {
 		case <-time.After(time.Duration(s.every.Load())):
 		case <-s.kick:
+			// Not all at the same time: bytes must be on their way at any moment.
+			time.Sleep(rand.N(time.Duration(s.every.Load())))
 		}
 	}
 }

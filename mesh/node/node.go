@@ -17,8 +17,8 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"slices"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
