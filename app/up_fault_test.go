@@ -157,7 +157,7 @@ func TestKill9(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			u := newUp(t, user)
-			u.Publish = map[bool]string{false: "127.88.0.3", true: "127.88.0.4"}[user]
+			u.Publish = ownLoopback(map[bool]int{false: 3, true: 4}[user])
 			must(t, os.WriteFile(filepath.Join(u.Dir, PolicyFile), []byte(thiefPolicy(program(t, u.Dir), "", "")), 0o644))
 			before := interfaces(t)
 			u.start()

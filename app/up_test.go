@@ -121,7 +121,7 @@ func newUp(t *testing.T, user bool) *upTest {
 			t.Skipf("SKIPPED: %v; run: sudo go test ./app", err)
 		}
 	}
-	u := &upTest{t: t, Dir: shortDir(t), user: user, Publish: "127.88.0.2"}
+	u := &upTest{t: t, Dir: shortDir(t), user: user, Publish: ownLoopback(2)}
 	for _, name := range []string{"lib", "run", "home"} {
 		must(t, os.Mkdir(filepath.Join(u.Dir, name), 0o755))
 	}
@@ -398,4 +398,9 @@ func (u *upTest) onlyState(platform string) {
 			u.t.Errorf("%s is left in the run-time folder", e.Name())
 		}
 	}
+}
+
+// ownLoopback returns a loopback address that no other run of these tests uses.
+func ownLoopback(n int) string {
+	return fmt.Sprintf("127.%d.%d.%d", 88+n, os.Getpid()>>8&255, os.Getpid()&255)
 }

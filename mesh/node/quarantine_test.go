@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ type link struct {
 }
 
 // doorsAt is an address of loopback that other tests do not use.
-const doorsAt = "127.88.0.1"
+var doorsAt = fmt.Sprintf("127.88.%d.%d", os.Getpid()>>8&255, os.Getpid()&255)
 
 func (c *crowd) text() string {
 	var b strings.Builder
