@@ -145,7 +145,7 @@ flows:
 
 const thiefReads = "  - {from: thief, to: store/api, because: a test, owner: tests}\n"
 
-// machineAddress is an address of the machine at which this test listens.
+// listenOnMachine returns the addresses of the machine at which this test listens.
 func listenOnMachine(t *testing.T) []string {
 	t.Helper()
 	l, err := net.Listen("tcp", ":0")
@@ -173,12 +173,12 @@ func TestAWorkloadThatAttacks(t *testing.T) {
 	exe := program(p)
 	targets := listenOnMachine(t)
 	// The addresses are known before the start: they are a function of the policy.
-	store, victim := []string{"100.64.0.1"}, []string{"100.64.64.1"}
-	for _, a := range store {
-		targets = append(targets, "tcp/"+a+":8081", "udp/"+a+":8082", "udp/"+a+":8081", "tcp/"+a+":15008", "tcp/"+a+":15001")
+	const store, victim = "100.64.0.1", "100.64.64.1"
+	for _, port := range []string{"tcp/%s:8081", "udp/%s:8082", "udp/%s:8081", "tcp/%s:15008", "tcp/%s:15001"} {
+		targets = append(targets, fmt.Sprintf(port, store))
 	}
-	for _, a := range victim {
-		targets = append(targets, "tcp/"+a+":8080", "udp/"+a+":8082", "tcp/"+a+":15008")
+	for _, port := range []string{"tcp/%s:8080", "udp/%s:8082", "tcp/%s:15008"} {
+		targets = append(targets, fmt.Sprintf(port, victim))
 	}
 	serves := fmt.Sprintf("%s, %s, serve, %q, %q, %q", exe, asWorkload, "8080", "8081", "8082")
 	thief := fmt.Sprintf("%s, %s, attack", exe, asWorkload)
@@ -195,10 +195,10 @@ func TestAWorkloadThatAttacks(t *testing.T) {
 		p.setPolicy(with)
 		p.start()
 		p.ready()
-		if got := p.workload("store").Addresses[0].String(); got != store[0] {
+		if got := p.workload("store").Addresses[0].String(); got != store {
 			t.Fatalf("the store is at %s", got)
 		}
-		if got := p.workload("victim").Addresses[0].String(); got != victim[0] {
+		if got := p.workload("victim").Addresses[0].String(); got != victim {
 			t.Fatalf("the victim is at %s", got)
 		}
 		eventually(t, "the thief reaches what it may", func() bool { return strings.Contains(p.output.String(), "NOW tcp/100.64.0.1:8080 true") })

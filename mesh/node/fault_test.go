@@ -212,6 +212,7 @@ func TestAThousandChanges(t *testing.T) {
 	if heavy {
 		changes = 1000
 	}
+	t.Logf("%d changes; for a thousand run: BULKHEAD_HEAVY=1 go test -run TestAThousandChanges ./mesh/node", changes)
 	p := run(t, smallPolicy(trainerReads))
 	go echo(p.listen("store", 8080))
 	go echo(p.listen("store", 8081))

@@ -38,7 +38,7 @@ const (
 	testNode     = "n1"
 )
 
-// heavy says that tests which take long run too.
+// heavy makes tests repeat what they do until it takes minutes.
 var heavy = os.Getenv("BULKHEAD_HEAVY") != ""
 
 func init() {
@@ -94,11 +94,9 @@ type platform struct {
 	output locked
 
 	// Before start.
-	leafLife time.Duration
-	publish  string
-	state    string                                    // a folder for state; dir/state if empty
-	issuer   func(identity.Issuer) identity.Issuer     // what stands between the node and the authority
-	settle   func(ctx context.Context, n *Node) func() // runs beside the node from before its start
+	publish string
+	state   string                                // a folder for state; dir/state if empty
+	issuer  func(identity.Issuer) identity.Issuer // what stands between the node and the authority
 
 	node    *Node
 	control *control.Control
@@ -198,7 +196,7 @@ func (p *platform) start() {
 			p.t.Error(err)
 		}
 	})
-	authority, err := identity.OpenAuthority(p.sub("authority"), identity.AuthorityOptions{TrustDomain: testDomain, LeafLife: p.leafLife, Now: p.clock.now, Log: log})
+	authority, err := identity.OpenAuthority(p.sub("authority"), identity.AuthorityOptions{TrustDomain: testDomain, Now: p.clock.now, Log: log})
 	must(p.t, err)
 	roster, err := control.OpenRoster(p.sub("control"))
 	must(p.t, err)
@@ -231,10 +229,6 @@ func (p *platform) start() {
 	p.control, p.node, p.admin = o.Control, New(o), Dial(o.RunDir)
 
 	ctx, cancel := context.WithCancel(context.Background())
-	settled := func() {}
-	if p.settle != nil {
-		settled = p.settle(ctx, p.node)
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Control.Run(ctx) })
 	g.Go(func() error { return p.node.Run(ctx) })
@@ -244,7 +238,6 @@ func (p *platform) start() {
 			p.t.Errorf("the node: %v", err)
 		}
 		down()
-		settled()
 		p.admin.http.CloseIdleConnections()
 	})
 }

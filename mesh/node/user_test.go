@@ -16,6 +16,7 @@ const nobody = 65534
 // TestAsAnOrdinaryUser runs tests of this package again, in the user namespace
 // of somebody who is not root.
 func TestAsAnOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 || host.InUserNamespace() {
 		t.Skip("SKIPPED: whoever is not root has run the tests as an ordinary user already; run: sudo go test -run TestAsAnOrdinaryUser ./mesh/node")
 	}
