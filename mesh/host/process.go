@@ -23,6 +23,9 @@ type Command struct {
 	// Dir is the working folder, `/` if empty. If it is one of
 	// [Options].Guarded it is read-only; one below stays as it is.
 	Dir string
+	// DirIfAllowed makes `/` the working folder where the user may not enter Dir,
+	// such as a policy in the home folder of root.
+	DirIfAllowed bool
 	// User is a name or a number. If it is empty, the user behind sudo, else
 	// nobody. As an ordinary user it can be no other user.
 	User string

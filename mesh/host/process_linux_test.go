@@ -182,6 +182,31 @@ func TestStartFailsClosedOnDecoys(t *testing.T) {
 	}
 }
 
+// TestAFolderThatTheUserMayNotEnter: the home folder of root, for a workload that
+// runs as nobody.
+func TestAFolderThatTheUserMayNotEnter(t *testing.T) {
+	h := isolatedHost(t, "trainer")
+	if os.Geteuid() != 0 || h.options.Mode != Root {
+		t.Skip("SKIPPED: a folder of another user needs root; run: sudo go test ./mesh/host")
+	}
+	home, err := os.MkdirTemp("/var", "bulkhead-test-*") // 0700, and not below what is shown anew
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(home)
+	if err := os.Mkdir(home+"/policy", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := Command{Path: "pwd", Dir: home + "/policy", User: "65534"}
+	if _, err := h.Start(t.Context(), "trainer", c); err == nil || !strings.Contains(err.Error(), "give the workload a user") {
+		t.Errorf("started in a folder that it may not enter, or without a fix: %v", err)
+	}
+	c.DirIfAllowed = true
+	if out, exit := run(t, h, "trainer", c); exit != (Exit{}) || out != "/\n" {
+		t.Errorf("%q, %s: want the root folder", out, exit)
+	}
+}
+
 func TestProcessExit(t *testing.T) {
 	h := isolatedHost(t, "trainer")
 	if out, exit := run(t, h, "trainer", Command{Path: "sh", Args: []string{"-c", "echo out; echo err >&2; exit 3"}}); exit != (Exit{Code: 3}) || out != "out\nerr\n" {

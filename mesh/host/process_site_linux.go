@@ -173,7 +173,7 @@ func hostsText(names map[string][]netip.Addr) (string, error) {
 func (s *site) shimConfig(c Command, who account) (shimConfig, error) {
 	config := shimConfig{
 		Workload: s.workload, Path: c.Path, Args: c.Args, Child: c.Child,
-		Env: s.environment(c, who), Dir: cmp.Or(c.Dir, "/"),
+		Env: s.environment(c, who), Dir: cmp.Or(c.Dir, "/"), Optional: c.DirIfAllowed,
 		UID: who.uid, GID: who.gid, SetUser: who.change,
 		Covers: slices.Clone(s.covers),
 		Shows: []show{

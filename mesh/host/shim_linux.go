@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ type shimConfig struct {
 	Args, Env []string
 	Child     string
 	Dir       string
+	Optional  bool // Dir is `/` where it cannot be entered
 	UID, GID  int
 	SetUser   bool // root mode: become the user
 	Covers    []cover
@@ -75,8 +77,8 @@ func shim(tell *os.File) error {
 	if err := dieWithNode(tell); err != nil {
 		return err
 	}
-	if err := os.Chdir(c.Dir); err != nil {
-		return plainError(err)
+	if err := c.enter(); err != nil {
+		return err
 	}
 	path, args, err := c.program()
 	if err != nil {
@@ -90,6 +92,20 @@ func shim(tell *os.File) error {
 	}
 	err = syscall.Exec(path, args, c.Env)
 	return fmt.Errorf("%s: %w", args[0], err)
+}
+
+// enter makes Dir the working folder.
+func (c *shimConfig) enter() error {
+	err := os.Chdir(c.Dir)
+	switch {
+	case errors.Is(err, fs.ErrPermission) && c.Optional:
+		return os.Chdir("/")
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; give the workload a user: that may enter it, or let others enter it and the folders above", plainError(err))
+	case err != nil:
+		return plainError(err)
+	}
+	return nil
 }
 
 // program returns what to execute. The user looks it up, in its own PATH.

@@ -167,7 +167,7 @@ func received(rights []byte) (files []*os.File, err error) {
 
 // execRun runs the command to its end, or until the caller hangs up.
 func (n *Node) execRun(ctx context.Context, conn *net.UnixConn, q ExecQuestion, files []*os.File) (int, error) {
-	command := host.Command{Path: q.Command[0], Args: q.Command[1:], Dir: n.o.PolicyDir, Stdin: files[0], Stdout: files[1], Stderr: files[2]}
+	command := host.Command{Path: q.Command[0], Args: q.Command[1:], Dir: n.o.PolicyDir, DirIfAllowed: true, Stdin: files[0], Stdout: files[1], Stderr: files[2]}
 	if q.Term != "" {
 		command.Env = append(command.Env, "TERM="+q.Term)
 	}

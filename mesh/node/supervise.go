@@ -190,6 +190,7 @@ func (s *supervisor) command(name string, b host.Binding) (*started, error) {
 	}
 	out := &started{Stdout: &prefixed{name: name, to: s.output}}
 	out.Command = host.Command{Dir: s.dir, User: b.User, Folders: s.folders, Stdout: out.Stdout, Stderr: out.Stdout}
+	out.DirIfAllowed = b.Dir == ""
 	if b.Dir != "" {
 		out.Dir = filepath.Join(s.dir, b.Dir)
 	}
