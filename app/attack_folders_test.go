@@ -26,7 +26,7 @@ func TestStateFolderOfOthers(t *testing.T) {
 			t.Errorf("a folder of mode %o is taken", mode)
 		}
 	}
-	if os.Geteuid() != 0 {
+	if !isRoot() {
 		t.Skip("SKIPPED: giving a folder away needs root; run: sudo go test ./app")
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
