@@ -49,9 +49,8 @@ func runMarked(mark string) {
 	// it when it becomes the command.
 	runtime.LockOSThread()
 	tell := os.NewFile(shimTellFile, "tell")
-	if err := shim(tell); err != nil {
-		_, _ = io.WriteString(tell, err.Error())
-	}
+	err := shim(tell) // returns only if it fails
+	_, _ = io.WriteString(tell, err.Error())
 }
 
 // shim isolates this process, which is alone in its new namespaces, and becomes
