@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -172,13 +174,19 @@ func startBackend(ctx context.Context, dir string) (server, error) {
 	return server{addr, stop}, waitFor(addr)
 }
 
+// freeAddr returns an address of loopback that nobody listens on. Its port is
+// below those that the kernel gives to clients, which could take it before it is
+// used.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, last = 10_000, 32_000
+	for range 100 {
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first))))
+		if err == nil {
+			defer ln.Close()
+			return ln.Addr().String(), nil
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", errors.New("a hundred ports of loopback are all taken")
 }
 
 // waitFor waits until a request through addr is answered.
