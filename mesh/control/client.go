@@ -47,7 +47,7 @@ type Client struct {
 	// force is what is in force, nil if nothing is.
 	force    *force
 	report   report
-	problems map[string]string
+	problems problems
 	logged   map[string]time.Time // when a refusal was logged last
 }
 
@@ -68,7 +68,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{o: o, n: n, node: node, key: o.Credential.key(), shelf: shelf{o.Dir, writeDurably},
-		problems: map[string]string{}, logged: map[string]time.Time{}}
+		problems: problems{}, logged: map[string]time.Time{}}
 	c.box.init()
 	return c, nil
 }
@@ -258,15 +258,7 @@ func (c *Client) Status() ClientStatus {
 func (c *Client) problem(about string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if c.problems[about] == text {
-		return
-	}
-	c.problems[about] = text
-	if err != nil {
+	if c.problems.note(about, err) && err != nil {
 		c.o.Log.Warn("node", "about", about, "error", err)
 	}
 }

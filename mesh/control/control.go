@@ -65,7 +65,7 @@ type Control struct {
 	last   *generation.Order
 	intent *policy.Intent // of force, as declared
 	// problems says what needs a person, by what it is about.
-	problems map[string]string
+	problems problems
 
 	watched watched // of the watching goroutine alone
 }
@@ -88,7 +88,7 @@ func New(o Options) (*Control, error) {
 		return nil, err
 	}
 	c := &Control{o: o, n: n, key: key, shelf: shelf{o.Dir, writeDurably}, history: journal{dir: o.Dir},
-		started: o.Now(), kick: make(chan struct{}, 1), reconciled: make(chan struct{}), problems: map[string]string{}}
+		started: o.Now(), kick: make(chan struct{}, 1), reconciled: make(chan struct{}), problems: problems{}}
 	c.nodes.init()
 	f, err := c.shelf.load(c.public())
 	switch {
@@ -189,17 +189,29 @@ func (c *Control) problem(about string, err error) {
 
 // noteProblem is problem for who holds c.mu.
 func (c *Control) noteProblem(about string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if c.problems[about] == text {
+	if !c.problems.note(about, err) {
 		return
 	}
-	c.problems[about] = text
 	if err != nil {
 		c.o.Log.Error("control", "about", about, "error", err)
 	} else {
 		c.o.Log.Info("control", "about", about, "solved", true)
 	}
+}
+
+// problems is what needs a person, by what it is about.
+type problems map[string]string
+
+// note keeps what is wrong about something, nil for nothing any more, and reports
+// whether that is news.
+func (p problems) note(about string, err error) bool {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if p[about] == text {
+		return false
+	}
+	p[about] = text
+	return true
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/mesh/socket"
 )
 
 // boundHost is the rules for bound workloads, in the machine's own network
@@ -316,7 +318,7 @@ func (p *capturePort) close() {
 // on the fabric, everything else where its processes are.
 type boundSockets struct{ inside }
 
-func (s boundSockets) Capture() ([]Capture, error) {
+func (s boundSockets) Capture() ([]socket.Capture, error) {
 	b := s.host.bound
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/mesh/socket"
 )
 
 func init() {
@@ -182,7 +184,7 @@ func TestBound(t *testing.T) {
 	}
 }
 
-func testBoundUDP(t *testing.T, s Sockets, tell func(string) string) {
+func testBoundUDP(t *testing.T, s socket.Maker, tell func(string) string) {
 	l, err := s.CaptureUDP(15020)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +201,7 @@ func testBoundUDP(t *testing.T, s Sockets, tell func(string) string) {
 }
 
 // testBoundServer: the proxy reaches the server, and nobody else does.
-func testBoundServer(t *testing.T, s Sockets, at string) {
+func testBoundServer(t *testing.T, s socket.Maker, at string) {
 	ap := netip.MustParseAddrPort(at)
 	c, err := s.DialOwn(context.Background(), ap.Port())
 	if err != nil {

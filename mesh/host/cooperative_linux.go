@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"bulkhead/mesh/socket"
 )
 
 // cooperative gives workloads addresses on loopback where the kernel enforces
@@ -163,7 +165,7 @@ type cooperativeSockets struct {
 	name string
 }
 
-func (s cooperativeSockets) Capture() ([]Capture, error) {
+func (s cooperativeSockets) Capture() ([]socket.Capture, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	if old := s.c.funnels[s.name]; old != nil {
@@ -175,7 +177,7 @@ func (s cooperativeSockets) Capture() ([]Capture, error) {
 		return nil, fmt.Errorf("workload %q: %w", s.name, err)
 	}
 	s.c.funnels[s.name] = f
-	return []Capture{{f, f.original}}, nil
+	return []socket.Capture{{Listener: f, Original: f.original}}, nil
 }
 
 func (s cooperativeSockets) Tunnel() ([]net.Listener, error) {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"bulkhead/mesh/socket"
 )
 
 // TestCooperative needs no privilege: that is what the mode is for.
@@ -77,7 +79,7 @@ func TestCooperative(t *testing.T) {
 	}
 }
 
-func testCooperativeUDP(t *testing.T, s Sockets, at netip.AddrPort) {
+func testCooperativeUDP(t *testing.T, s socket.Maker, at netip.AddrPort) {
 	l, err := s.CaptureUDP(15020)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/mesh/socket"
 )
 
 // openHost returns a real host, which is closed with the test.
@@ -153,7 +155,7 @@ func echo(c net.Conn, text string) error {
 	return nil
 }
 
-func socketsOf(t testing.TB, h *Host, workload string) Sockets {
+func socketsOf(t testing.TB, h *Host, workload string) socket.Maker {
 	t.Helper()
 	s, err := h.Sockets(workload)
 	if err != nil {
@@ -198,7 +200,7 @@ func TestNetworkPath(t *testing.T) {
 		}
 		for _, l := range tunnels {
 			defer l.Close()
-			go fakeProxy(t, Capture{Listener: l}, netip.AddrPort{}, func() (*net.TCPConn, error) {
+			go fakeProxy(t, socket.Capture{Listener: l}, netip.AddrPort{}, func() (*net.TCPConn, error) {
 				return destination.DialOwn(context.Background(), 8080)
 			})
 		}
@@ -223,7 +225,7 @@ func TestNetworkPath(t *testing.T) {
 }
 
 // fakeProxy joins what it accepts with what dial returns.
-func fakeProxy(t testing.TB, l Capture, want netip.AddrPort, dial func() (*net.TCPConn, error)) {
+func fakeProxy(t testing.TB, l socket.Capture, want netip.AddrPort, dial func() (*net.TCPConn, error)) {
 	for {
 		in, err := l.Accept()
 		if err != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+
+	"bulkhead/mesh/socket"
 )
 
 // Host enforces a plan on this machine, on Linux only.
@@ -24,7 +26,7 @@ func (h *Host) Apply(Plan) error { return errLinux }
 func (h *Host) Close() error { return nil }
 
 // Sockets returns an error: Linux only.
-func (h *Host) Sockets(string) (Sockets, error) { return nil, errLinux }
+func (h *Host) Sockets(string) (socket.Maker, error) { return nil, errLinux }
 
 // Denials returns an error: Linux only.
 func (h *Host) Denials(context.Context, func(Denial)) error { return errLinux }

@@ -63,7 +63,7 @@ func list(dir string) string {
 	return strings.Join(names, " ")
 }
 
-func socket(domain, kind, proto int) string {
+func newSocket(domain, kind, proto int) string {
 	fd, err := unix.Socket(domain, kind, proto)
 	if err == nil {
 		unix.Close(fd)
@@ -117,12 +117,12 @@ func inspect() map[string]string {
 	found["foo"], found["secret"] = os.Getenv("FOO"), os.Getenv("BULKHEAD_SECRET")
 	found["SPIFFE_ENDPOINT_SOCKET"] = os.Getenv("SPIFFE_ENDPOINT_SOCKET")
 
-	found["packet socket"] = socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-	found["vsock"] = socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
-	found["raw socket"] = socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
-	found["raw6 socket"] = socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_RAW)
-	found["tcp socket"] = socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	found["unix socket"] = socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	found["packet socket"] = newSocket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	found["vsock"] = newSocket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+	found["raw socket"] = newSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
+	found["raw6 socket"] = newSocket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	found["tcp socket"] = newSocket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	found["unix socket"] = newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	var params [120]byte
 	_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)), 0)
 	found["io_uring"] = errno.Error()

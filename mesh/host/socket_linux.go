@@ -11,11 +11,13 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/mesh/socket"
 )
 
 // Sockets returns the sockets of a workload of this machine. They fail once the
 // workload is removed.
-func (h *Host) Sockets(workload string) (Sockets, error) {
+func (h *Host) Sockets(workload string) (socket.Maker, error) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	m := h.members[workload]
@@ -41,15 +43,15 @@ var (
 	loopback6 = netip.IPv6Loopback()
 )
 
-func (s inside) Capture() ([]Capture, error) {
+func (s inside) Capture() ([]socket.Capture, error) {
 	ls, err := s.m.listen(false, netip.AddrPortFrom(loopback4, CapturePort), netip.AddrPortFrom(loopback6, CapturePort))
 	return captures(ls), err
 }
 
-func captures(ls []net.Listener) []Capture {
-	var out []Capture
+func captures(ls []net.Listener) []socket.Capture {
+	var out []socket.Capture
 	for _, l := range ls {
-		out = append(out, Capture{l, originalDestination})
+		out = append(out, socket.Capture{Listener: l, Original: originalDestination})
 	}
 	return out
 }

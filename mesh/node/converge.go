@@ -132,7 +132,7 @@ func (n *Node) settleMember(ctx context.Context, m member) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	if err := n.proxy.Add(ctx, proxy.Workload{Name: name, Zone: zone, Sockets: adapted{sockets}}); err != nil {
+	if err := n.proxy.Add(ctx, proxy.Workload{Name: name, Zone: zone, Sockets: sockets}); err != nil {
 		cancel()
 		return err
 	}
@@ -232,18 +232,6 @@ func (n *Node) closeDoor(d outerDoor) {
 	n.mu.Lock()
 	delete(n.doors, d)
 	n.mu.Unlock()
-}
-
-// adapted are the sockets of a host as a proxy wants them.
-type adapted struct{ host.Sockets }
-
-func (a adapted) Capture() ([]proxy.Capture, error) {
-	list, err := a.Sockets.Capture()
-	out := make([]proxy.Capture, len(list))
-	for i, c := range list {
-		out[i] = proxy.Capture{Listener: c.Listener, Original: c.Original}
-	}
-	return out, err
 }
 
 // resolve gives what a placeholder in a command stands for: {bin}, {own/SERVICE}

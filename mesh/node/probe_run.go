@@ -19,6 +19,7 @@ import (
 	"bulkhead/mesh/identity"
 	"bulkhead/mesh/probe"
 	"bulkhead/mesh/report"
+	"bulkhead/mesh/socket"
 )
 
 // probeRun is one attack.
@@ -254,7 +255,7 @@ func (r *probeRun) attackTunnels(ctx context.Context, cases []*probe.Case) error
 	return g.Wait()
 }
 
-func (r *probeRun) attackTunnel(ctx context.Context, c *probe.Case, sockets host.Sockets) probe.Observation {
+func (r *probeRun) attackTunnel(ctx context.Context, c *probe.Case, sockets socket.Maker) probe.Observation {
 	dial := func(ctx context.Context) (net.Conn, error) {
 		conn, err := sockets.DialPeer(ctx, c.Task.To)
 		if err != nil {

@@ -11,11 +11,12 @@ import (
 	"bulkhead/mesh/flow"
 	"bulkhead/mesh/identity"
 	"bulkhead/mesh/registry"
+	"bulkhead/mesh/socket"
 	"bulkhead/mesh/tunnel"
 )
 
 // captured carries a connection that the member opened.
-func (m *member) captured(l Capture, conn net.Conn) {
+func (m *member) captured(l socket.Capture, conn net.Conn) {
 	c := m.begin(flow.Source, "tcp")
 	c.life.hold(func() { resetConn(conn) })
 	place, ok := c.whereTo(l, conn)
@@ -43,7 +44,7 @@ func (m *member) captured(l Capture, conn net.Conn) {
 
 // whereTo fills in who speaks to whom. If the connection leads to no other
 // workload it is refused and recorded.
-func (c *connection) whereTo(l Capture, conn net.Conn) (Place, bool) {
+func (c *connection) whereTo(l socket.Capture, conn net.Conn) (Place, bool) {
 	m := c.m
 	c.from = flow.Peer{Workload: m.name, Zone: m.zone, Addr: addrPort(conn.RemoteAddr())}
 	c.probe = m.p.probes.take(m.name, c.from.Addr)

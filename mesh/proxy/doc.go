@@ -23,7 +23,7 @@
 //     a workload may have open by number.
 //
 // What is dangerous: the source of a captured connection is which listener it
-// came to, so that a Sockets that opens a listener in the wrong namespace gives
+// came to, so that a [socket.Maker] that opens a listener in the wrong namespace gives
 // one workload the identity of another. And a [Publish] listener is as open as
 // the address that it is bound to; which clients it serves is decided by
 // their address, which no certificate proves.

@@ -31,6 +31,7 @@ import (
 	"bulkhead/mesh/flow"
 	"bulkhead/mesh/identity"
 	"bulkhead/mesh/registry"
+	"bulkhead/mesh/socket"
 	"bulkhead/policyfile"
 )
 
@@ -123,7 +124,7 @@ type fabric struct {
 	wanted  map[netip.AddrPort]netip.AddrPort // by the client's address
 }
 
-// place is a Sockets on loopback.
+// place is a socket.Maker on loopback.
 type fakeSockets struct {
 	f       *fabric
 	address netip.Addr
@@ -137,7 +138,7 @@ type fakeSockets struct {
 	slow func(context.Context) // called before DialOwn, if set
 }
 
-func (s *fakeSockets) Capture() ([]Capture, error) {
+func (s *fakeSockets) Capture() ([]socket.Capture, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (s *fakeSockets) Capture() ([]Capture, error) {
 	s.mu.Lock()
 	s.capture = l.Addr().String()
 	s.mu.Unlock()
-	return []Capture{{l, func(c net.Conn) (netip.AddrPort, error) {
+	return []socket.Capture{{Listener: l, Original: func(c net.Conn) (netip.AddrPort, error) {
 		s.f.mu.Lock()
 		defer s.f.mu.Unlock()
 		from := addrPort(c.RemoteAddr())

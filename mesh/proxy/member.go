@@ -15,6 +15,7 @@ import (
 
 	"bulkhead/mesh/flow"
 	"bulkhead/mesh/identity"
+	"bulkhead/mesh/socket"
 	"bulkhead/mesh/tunnel"
 )
 
@@ -41,9 +42,9 @@ const openTimeout = 15 * time.Second
 type member struct {
 	p          *Proxy
 	name, zone string
-	sockets    Sockets
+	sockets    socket.Maker
 	pool       *tunnel.Pool
-	captures   []Capture
+	captures   []socket.Capture
 	tunnels    []net.Listener
 
 	ctx    context.Context // ends when the workload is removed

@@ -17,6 +17,7 @@ import (
 	"bulkhead/mesh/flow"
 	"bulkhead/mesh/identity"
 	"bulkhead/mesh/registry"
+	"bulkhead/mesh/socket"
 	"bulkhead/mesh/tunnel"
 )
 
@@ -33,35 +34,10 @@ type Options struct {
 	Random io.Reader // of connection ids
 }
 
-// Sockets makes a workload's sockets where the workload is.
-type Sockets interface {
-	// Capture returns listeners that get every TCP connection that the workload
-	// opens to elsewhere.
-	Capture() ([]Capture, error)
-	// Tunnel returns listeners at port 15008 of the workload.
-	Tunnel() ([]net.Listener, error)
-	// DialPeer leaves the namespace; the filter lets it pass.
-	DialPeer(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error)
-	// DialOwn dials the workload's own server.
-	DialOwn(ctx context.Context, port uint16) (*net.TCPConn, error)
-	// CaptureUDP receives the datagrams that the filter redirects to port local
-	// of loopback.
-	CaptureUDP(local uint16) (*net.UDPConn, error)
-	// DialOwnUDP connects to the workload's own server for datagrams.
-	DialOwnUDP(ctx context.Context, port uint16) (*net.UDPConn, error)
-}
-
-// Capture is a listener for what a workload opens. Original returns where the
-// workload wanted to go.
-type Capture struct {
-	net.Listener
-	Original func(net.Conn) (netip.AddrPort, error)
-}
-
 // Workload is a workload of this node.
 type Workload struct {
 	Name, Zone string
-	Sockets    Sockets
+	Sockets    socket.Maker
 }
 
 // Proxy carries the connections of the workloads of a node. Its methods may be

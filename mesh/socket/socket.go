@@ -1,4 +1,6 @@
-package host
+// Package socket says what a workload's sockets are: package host makes them where
+// the workload is, package proxy uses them.
+package socket
 
 import (
 	"context"
@@ -6,12 +8,12 @@ import (
 	"net/netip"
 )
 
-// Sockets makes the sockets of a workload where the workload is. What it dials
+// Maker makes the sockets of a workload where the workload is. What it dials
 // passes the filter; what it returns is the caller's to close.
-type Sockets interface {
+type Maker interface {
 	// Capture gets every TCP connection that the workload opens to elsewhere.
 	Capture() ([]Capture, error)
-	// Tunnel gets tunnels from other workloads.
+	// Tunnel gets tunnels from other workloads, at port 15008.
 	Tunnel() ([]net.Listener, error)
 	// DialPeer connects to where a tunnel listens: on this machine over the
 	// fabric, elsewhere over the machine's own network.
