@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"bulkhead/core/netset"
@@ -18,7 +19,22 @@ type Question struct {
 	// Whole asks for a connection whose requests nobody will look at: it is
 	// allowed only if all of them are.
 	Whole bool
+
+	// Host and Addr are where a question leads that is about the outside: to
+	// [Outside], and to whatever permission names the host or the address. Host
+	// is a canonical name: lower case, no final dot. With both, Addr is what the
+	// name was resolved to. A question with an address alone is about the address,
+	// not about any name of it.
+	Host string
+	Addr netip.Addr
+	// Via is the workload that is the gateway which asks, empty for a gateway
+	// that is none.
+	Via string
 }
+
+// Outside is the party of questions about a host or an address outside. No
+// permission names it.
+var Outside = Party{Kind: OutsideParty}
 
 // Answer is what [Intent.Decide] says, and why.
 type Answer struct {
@@ -28,6 +44,9 @@ type Answer struct {
 	// Nearest is the permission that came closest, when none allows; Why says
 	// what it lacks.
 	Nearest *Permission
+	// Relaxed is the mode of the gateway in which it is allowed although no
+	// permission holds it, empty otherwise.
+	Relaxed string
 
 	q Question
 	// quarantine is what took the permission away, nil if nothing did.
@@ -39,6 +58,9 @@ type Answer struct {
 // connection, one that allows some of its requests allows it to open. It
 // allocates nothing, and its time does not grow with the policy.
 func (in *Intent) Decide(q Question) Answer {
+	if q.To == Outside {
+		return in.decideOutside(q)
+	}
 	if p := in.force.first(&q); p != nil {
 		return Answer{Allowed: true, Permission: p, q: q}
 	}
@@ -55,22 +77,38 @@ func (in *Intent) Decide(q Question) Answer {
 	return Answer{Nearest: in.force.nearest(&q), q: q}
 }
 
-// Why says why the answer is no, in one line; empty if it is yes.
+// Why says why the answer is no, or in a relaxed mode would be, in one line;
+// empty if a permission allows.
 func (a Answer) Why() string {
 	p := a.Nearest
 	switch {
-	case a.Allowed:
+	case a.Permission != nil:
 		return ""
 	case a.quarantine != nil:
 		return a.quarantine.String()
 	case p == nil:
-		return "no permission names " + a.q.To.Name
+		return "no permission names " + a.q.place()
+	case a.q.To == Outside && p.From.Has(a.q.From) && !p.believes(a.q.Addr):
+		return fmt.Sprintf("%s is at %s (%s), which %s does not declare", a.q.place(), a.q.Addr, netset.Special(a.q.Addr), p.Name)
+	case a.q.To == Outside && p.From.Has(a.q.From) && p.Via != "" && p.Via != a.q.Via:
+		return fmt.Sprintf("%s goes through %s only", p.Name, p.Via)
 	case p.From.Has(a.q.From) && p.holds(&a.q):
 		return fmt.Sprintf("%s expired on %s", p.Name, p.Why.Until.Time.Format(time.DateOnly))
 	case p.From.Has(a.q.From):
 		return fmt.Sprintf("the nearest is %s, which allows only %s", p.Name, p.Traffic)
 	}
 	return fmt.Sprintf("the nearest is %s, which is for %s", p.Name, p.From.Name)
+}
+
+// place names where a question leads.
+func (q *Question) place() string {
+	switch {
+	case q.To != Outside:
+		return q.To.Name
+	case q.Host != "":
+		return q.Host
+	}
+	return q.Addr.String()
 }
 
 // holds reports whether the question is within p. Where p is limited to some

@@ -21,8 +21,10 @@ type Intent struct {
 	destinations map[string]*Destination
 	groups       map[string]*Group
 
-	force   index // of Permissions
-	expired index // of Expired
+	force   index   // of Permissions
+	expired index   // of Expired
+	outside outside // of Permissions
+	modes   modes
 
 	// Of an intent in quarantine: what it was before, and by what it is held.
 	before      *Intent
@@ -110,6 +112,16 @@ type Permission struct {
 	// Rate is the most bytes per second that each member of From may exchange
 	// with To by it, 0 for no limit.
 	Rate uint64
+	// Special are the special-purpose addresses that an outside party may have;
+	// all its other addresses are public ones.
+	Special netset.Addrs
+	// Inspect says that the gateway ends TLS and reads requests.
+	Inspect bool
+	// NoServerName, EncryptedHello and AnyProtocol are what a permission of egress
+	// accepts besides TLS with the destination's own name.
+	NoServerName, EncryptedHello, AnyProtocol bool
+	// Budget is how much each source may use of the destination.
+	Budget Limits
 	// Evidence says that a quarantine which keeps evidence leaves it.
 	Evidence bool
 	// Via is the workload of the gateway through which an egress permission

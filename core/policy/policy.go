@@ -164,17 +164,51 @@ type Egress struct {
 	Ports  []Text // numbers; empty means those of the destination, or 443
 	Region Text   // fills {region} in destination hosts
 	May    []Text
+	// EnforcedBy is `application` when nobody on the way reads the access.
+	EnforcedBy Text
+	// Inspect lets the gateway end TLS, so that it reads the requests.
+	Inspect bool
+	// Accept is what may be said besides TLS with the destination's own name:
+	// words of [Accepts].
+	Accept []Text
+	Budget Budget
 	Why
 	Pos source.Pos
 }
 
+// The words of [Egress.Accept]. Without them only TLS passes whose server name is
+// that of the destination, and HTTP where requests are read.
+const (
+	// AcceptNoName: TLS without a server name.
+	AcceptNoName = "no-server-name"
+	// AcceptEncryptedHello: TLS with an encrypted client hello, whose real server
+	// name nobody sees.
+	AcceptEncryptedHello = "encrypted-hello"
+	// AcceptAnyProtocol: what is neither TLS nor HTTP, such as SSH.
+	AcceptAnyProtocol = "any-protocol"
+)
+
+// Accepts lists them.
+var Accepts = []string{AcceptNoName, AcceptEncryptedHello, AcceptAnyProtocol}
+
+// Budget is how much each workload may use of each destination. What is empty is
+// unlimited.
+type Budget struct {
+	Bytes      Text // both directions, such as 50GiB/day
+	Requests   Text // such as 1000/hour; a tunnel is one
+	Concurrent Text // a number
+}
+
 // Destination is a named place outside.
 type Destination struct {
-	Name        Text
-	Title       Text
-	Category    Text
-	Owner       Text
-	Hosts       []Text
+	Name     Text
+	Title    Text
+	Category Text
+	Owner    Text
+	Hosts    []Text
+	// Addresses are special-purpose addresses (private, loopback, …) that its
+	// hosts may have: CIDRs. Without them only public ones are believed.
+	Addresses   []Text
 	Ports       []Text
 	MultiTenant bool
 	Private     []Text // private services that can replace it
@@ -188,15 +222,32 @@ type Destination struct {
 // Endpoint is a private way to a provider service, an internal service or a
 // data source. It exists only for its consumers.
 type Endpoint struct {
-	Name      Text
-	Service   Text // `aws/bedrock-runtime`, or WORKLOAD/SERVICE
-	Region    Text
+	Name    Text
+	Service Text // `aws/bedrock-runtime`, WORKLOAD/SERVICE, or empty for Hosts alone
+	Region  Text
+	// Hosts are the names under which its consumers know it; for a provider's
+	// service the catalogue has them.
+	Hosts     []Text
 	Address   Text // address or CIDR of the private endpoint, if known
 	Ports     []Text
+	Protocol  Text // what it speaks, as of a service; https by default
 	Consumers []Text
 	May       []Text
+	// EnforcedBy and Inspect are as those of an [Egress].
+	EnforcedBy Text
+	Inspect    bool
+	Budget     Budget
+	// Accepted is by whom and when the owner of what it leads to agreed. Without
+	// it an endpoint to an internal service is pending, and permits nothing.
+	Accepted Acceptance
 	Why
 	Pos source.Pos
+}
+
+// Acceptance is an owner's consent.
+type Acceptance struct {
+	By Text
+	On Date
 }
 
 // Exposure permits something outside to reach a service. From is `internet`,
@@ -235,13 +286,49 @@ type Telemetry struct {
 	Pos source.Pos
 }
 
-// Gateway names the service through which all egress goes. Each permission of
-// egress then also permits its workload to use Through, and Through's workload
-// to reach the destination.
+// Gateway says how egress goes out. Where it names the service through which all
+// of it goes, each permission of egress also permits its workload to use Through,
+// and Through's workload to reach the destination.
 type Gateway struct {
-	Through Text // WORKLOAD/SERVICE
-	Pos     source.Pos
+	Through Text // WORKLOAD/SERVICE, or empty for the gateway of each machine
+	// Mode is one of [GatewayModes], enforce if it is empty, for the workloads in
+	// For (all if there are none). Another mode than enforce is a relaxation: it
+	// needs a reason, an owner and an end, and from then on everything is enforced.
+	Mode Text
+	For  []Text
+	// Aliases says what becomes of a name that is an alias of one which no
+	// permission names: follow (the default) or refuse.
+	Aliases Text
+	// WithoutLog says what becomes of requests that cannot be recorded: stop (the
+	// default) refuses them, drop counts them as lost.
+	WithoutLog Text
+	// Upstream is a proxy through which the gateway itself goes out, as
+	// http://HOST:PORT.
+	Upstream Text
+	Why
+	Pos source.Pos
 }
+
+// The modes of a gateway.
+const (
+	// Enforce refuses what no permission holds.
+	Enforce = "enforce"
+	// ReportOnly lets it pass and marks what would have been refused.
+	ReportOnly = "report"
+	// Observe lets it pass and says nothing of it.
+	Observe = "observe"
+)
+
+// GatewayModes lists them.
+var GatewayModes = []string{Enforce, ReportOnly, Observe}
+
+// The other words of a [Gateway].
+const (
+	AliasesFollow = "follow"
+	AliasesRefuse = "refuse"
+	LogStop       = "stop"
+	LogDrop       = "drop"
+)
 
 // Threat says which controls answer a threat.
 type Threat struct {

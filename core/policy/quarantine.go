@@ -54,7 +54,7 @@ func (in *Intent) Quarantined(list []Quarantine) *Intent {
 			out.Permissions[len(out.Permissions)-1].From = left
 		}
 	}
-	out.force = newIndex(out.Permissions)
+	out.force, out.outside = newIndex(out.Permissions), newOutside(out.Permissions)
 	return &out
 }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -35,14 +36,31 @@ func RateUnits() []string {
 // a unit of [RateUnits], and /s.
 func ParseRate(text string) (uint64, error) {
 	amount, ok := strings.CutSuffix(text, "/s")
+	n, err := parseBytes(amount)
+	switch {
+	case err == errTooMuch:
+		return 0, fmt.Errorf("%q is more than 1024GiB/s", text)
+	case !ok || err != nil:
+		return 0, fmt.Errorf("%q is not a whole number from 1 on, a unit (%s) and /s", text, strings.Join(RateUnits(), ", "))
+	}
+	return n, nil
+}
+
+var (
+	errNoAmount = errors.New("not a number of bytes")
+	errTooMuch  = errors.New("more than 1024GiB")
+)
+
+// parseBytes reads a number of bytes such as 100MiB.
+func parseBytes(amount string) (uint64, error) {
 	digits := len(amount) - len(strings.TrimLeft(amount, "0123456789"))
 	i := slices.IndexFunc(rateUnits, func(u rateUnit) bool { return u.name == amount[digits:] })
-	if !ok || i < 0 || digits == 0 || amount[0] == '0' {
-		return 0, fmt.Errorf("%q is not a whole number from 1 on, a unit (%s) and /s", text, strings.Join(RateUnits(), ", "))
+	if i < 0 || digits == 0 || amount[0] == '0' {
+		return 0, errNoAmount
 	}
 	n, err := strconv.ParseUint(amount[:digits], 10, 64)
 	if err != nil || n > maxRate/rateUnits[i].bytes {
-		return 0, fmt.Errorf("%q is more than 1024GiB/s", text)
+		return 0, errTooMuch
 	}
 	return n * rateUnits[i].bytes, nil
 }

@@ -46,7 +46,9 @@ func Resolve(p *Policy, now time.Time) (*Intent, source.Diagnostics) {
 	r.exposures()
 	r.shortForms()
 	r.others()
+	r.mode()
 	r.in.force, r.in.expired = newIndex(r.in.Permissions), newIndex(r.in.Expired)
+	r.in.outside = newOutside(r.in.Permissions)
 	r.ds.Sort()
 	return r.in, r.ds
 }
@@ -152,7 +154,7 @@ func (r *resolver) workloads() {
 
 func (r *resolver) gateway() {
 	g := r.in.Policy.Gateway
-	if g == nil {
+	if g == nil || g.Through.Value == "" {
 		return
 	}
 	targets := r.targets(g.Through)
@@ -186,7 +188,12 @@ func (r *resolver) egress() {
 	for i := range r.in.Policy.Egress {
 		e := &r.in.Policy.Egress[i]
 		from := r.groups(e.From)
-		a := resolveAccess(e.May, anyHTTPS, nil, Text{}, &r.ds)
+		a := resolveAccess(e.May, anyHTTPS, nil, e.EnforcedBy, &r.ds)
+		budget, ok := r.limits(&e.Budget)
+		accept := r.accepts(e)
+		if !ok {
+			continue
+		}
 		for _, to := range e.To {
 			d, ok := r.destination(to, e.Region, e.Ports)
 			if !ok {
@@ -194,8 +201,9 @@ func (r *resolver) egress() {
 			}
 			for _, g := range from {
 				p := Permission{
-					Kind: EgressKind, From: g, To: Party{OutsideParty, to.Value}, Names: d.names, Addrs: d.addrs,
-					Traffic: d.traffic.Limit(a.requests), Why: e.Why,
+					Kind: EgressKind, From: g, To: Party{OutsideParty, to.Value}, Names: d.names, Addrs: d.addrs, Special: d.special,
+					Traffic: d.traffic.Limit(a.requests), ByApplication: a.byApp, Inspect: e.Inspect, Budget: budget,
+					NoServerName: accept[AcceptNoName], EncryptedHello: accept[AcceptEncryptedHello], AnyProtocol: accept[AcceptAnyProtocol], Why: e.Why,
 					Name: fmt.Sprintf("egress %s → %s", g.Name, to.Value), Pos: e.Pos,
 				}
 				if r.throughService != nil && g.without(r.through) != nil {
@@ -250,7 +258,20 @@ func (g *Group) without(p Party) *Group {
 type place struct {
 	names   []string
 	addrs   netset.Addrs
+	special netset.Addrs
 	traffic netset.Traffic
+}
+
+// accepts reads what an egress accepts besides TLS with the right name.
+func (r *resolver) accepts(e *Egress) map[string]bool {
+	out := map[string]bool{}
+	for _, word := range e.Accept {
+		if !slices.Contains(Accepts, word.Value) {
+			r.ds.Errorf("accept", word.Pos, "accept %q is not known", word.Value).WithFix("write %s", strings.Join(Accepts, ", "))
+		}
+		out[word.Value] = true
+	}
+	return out
 }
 
 // destination resolves a destination name, a host name or a CIDR.
@@ -274,13 +295,14 @@ func (r *resolver) destination(to, region Text, ports []Text) (place, bool) {
 		if len(ports) == 0 {
 			ports = d.Ports
 		}
+		out.special = r.special(d.Addresses)
 	case looksLikeAddr(to.Value):
 		a, err := netset.ParseCIDR(to.Value)
 		if err != nil {
 			r.ds.Errorf("cidr", to.Pos, "%v", err).WithFix("write a CIDR such as 203.0.113.0/24")
 			return place{}, false
 		}
-		out.addrs = a
+		out.addrs, out.special = a, netset.DeclaredSpecial(a)
 	case strings.Contains(to.Value, "."):
 		if !validHost(to.Value) {
 			r.ds.Errorf("host", to.Pos, "%q is not a host name", to.Value).WithFix("write a name such as api.example.com or *.example.com")
@@ -338,31 +360,74 @@ func validHost(s string) bool {
 func (r *resolver) endpoints() {
 	for i := range r.in.Policy.Endpoints {
 		e := &r.in.Policy.Endpoints[i]
-		from := r.groups(e.Consumers)
-		name := e.Name.Value
-		if workload, _, ok := strings.Cut(e.Service.Value, "/"); ok && r.in.workloads[workload] != nil {
-			for _, t := range r.targets(e.Service) {
-				proto, _ := ProtocolByName(t.service.Protocol.Value)
-				a := resolveAccess(e.May, proto, t.service, Text{}, &r.ds)
-				for _, g := range from {
-					r.permit(Permission{Kind: EndpointKind, From: g, To: Party{WorkloadParty, t.workload.Name.Value}, Service: t.service,
-						Traffic: t.service.traffic(a), Why: e.Why, Name: fmt.Sprintf("endpoint %s for %s", name, g.Name), Pos: e.Pos})
-				}
-			}
+		p := Permission{Kind: EndpointKind, Inspect: e.Inspect, Why: e.Why, Pos: e.Pos}
+		var ok bool
+		if p.Budget, ok = r.limits(&e.Budget); !ok {
 			continue
 		}
-		var addrs netset.Addrs
-		if e.Address.Value != "" {
-			var err error
-			if addrs, err = netset.ParseCIDR(e.Address.Value); err != nil {
-				r.ds.Errorf("cidr", e.Address.Pos, "endpoint %s: %v", name, err).WithFix("write the endpoint's address, such as 10.0.3.4")
-			}
+		if workload, _, ok := strings.Cut(e.Service.Value, "/"); ok && r.in.workloads[workload] != nil {
+			r.internalEndpoint(e, p)
+			continue
 		}
-		a := resolveAccess(e.May, anyHTTPS, nil, Text{}, &r.ds)
-		for _, g := range from {
-			r.permit(Permission{Kind: EndpointKind, From: g, To: Party{OutsideParty, "endpoint/" + name}, Addrs: addrs,
-				Traffic: r.ports(e.Ports).Limit(a.requests), Why: e.Why, Name: fmt.Sprintf("endpoint %s for %s", name, g.Name), Pos: e.Pos})
+		r.externalEndpoint(e, p)
+	}
+}
+
+// internalEndpoint permits its consumers to use a service of the platform, once
+// the service's owner has agreed.
+func (r *resolver) internalEndpoint(e *Endpoint, p Permission) {
+	if e.Accepted.By.Value == "" {
+		r.ds.Warnf("pending", e.Pos, "endpoint %s is pending: the owner of %s has not accepted it, and it permits nothing", e.Name.Value, e.Service.Value).
+			WithFix("add accepted: {by: OWNER, on: DATE} once they have")
+		r.groups(e.Consumers)
+		r.targets(e.Service)
+		return
+	}
+	for _, t := range r.targets(e.Service) {
+		proto, _ := ProtocolByName(t.service.Protocol.Value)
+		a := resolveAccess(e.May, proto, t.service, e.EnforcedBy, &r.ds)
+		p.To, p.Service, p.Traffic, p.ByApplication = Party{WorkloadParty, t.workload.Name.Value}, t.service, t.service.traffic(a), a.byApp
+		r.consumers(e, p)
+	}
+}
+
+// externalEndpoint permits its consumers to use a service outside.
+func (r *resolver) externalEndpoint(e *Endpoint, p Permission) {
+	if e.Address.Value != "" {
+		a, err := netset.ParseCIDR(e.Address.Value)
+		if err != nil {
+			r.ds.Errorf("cidr", e.Address.Pos, "endpoint %s: %v", e.Name.Value, err).WithFix("write the endpoint's address, such as 10.0.3.4")
 		}
+		p.Addrs, p.Special = a, netset.DeclaredSpecial(a)
+	}
+	for _, h := range e.Hosts {
+		name := strings.ReplaceAll(h.Value, "{region}", e.Region.Value)
+		if !validHost(name) {
+			r.ds.Errorf("region", e.Pos, "endpoint %s: its host is %s, and it has no region", e.Name.Value, h.Value).WithFix("add region: NAME")
+			return
+		}
+		p.Names = append(p.Names, strings.ToLower(name))
+	}
+	proto := anyHTTPS
+	if e.Protocol.Value != "" {
+		var ok bool
+		if proto, ok = ProtocolByName(e.Protocol.Value); !ok {
+			r.unknown("protocol", e.Protocol, protocolNames())
+			return
+		}
+	}
+	a := resolveAccess(e.May, proto, nil, e.EnforcedBy, &r.ds)
+	p.To, p.Traffic, p.ByApplication = Party{OutsideParty, EndpointPrefix + e.Name.Value}, r.ports(e.Ports).Limit(a.requests), a.byApp
+	r.consumers(e, p)
+}
+
+// EndpointPrefix begins the name of the party that an endpoint to a service outside is.
+const EndpointPrefix = "endpoint/"
+
+func (r *resolver) consumers(e *Endpoint, p Permission) {
+	for _, g := range r.groups(e.Consumers) {
+		p.From, p.Name = g, fmt.Sprintf("endpoint %s for %s", e.Name.Value, g.Name)
+		r.permit(p)
 	}
 }
 

@@ -78,6 +78,14 @@ type Record struct {
 	Method string `json:"method,omitempty"`
 	Status int    `json:"status,omitempty"`
 
+	// Mode is that of the gateway where it does not enforce, report or observe;
+	// WouldDeny says that in report mode enforcing would have refused it.
+	Mode      string `json:"mode,omitempty"`
+	WouldDeny bool   `json:"would_deny,omitempty"`
+	// Aliases are the names that lead from the name of To to its address, in
+	// order, with spaces between.
+	Aliases string `json:"aliases,omitempty"`
+
 	// Count is how many refusals this record stands for, all alike; 0 means one.
 	Count uint64 `json:"count,omitempty"`
 	// Probe is the id of the probe that made it, so that it stays out of
@@ -91,11 +99,15 @@ type Record struct {
 type Peer struct {
 	// Workload is its name in the policy, empty for something outside; Zone its
 	// zone; ID its SPIFFE ID where it was proven by certificate.
-	Workload string         `json:"workload,omitempty"`
-	Zone     string         `json:"zone,omitempty"`
-	Service  string         `json:"service,omitempty"`
-	ID       string         `json:"id,omitempty"`
-	Addr     netip.AddrPort `json:"addr,omitzero"`
+	Workload string `json:"workload,omitempty"`
+	Zone     string `json:"zone,omitempty"`
+	// Service is what is used of a workload; of something outside the destination
+	// of the policy.
+	Service string `json:"service,omitempty"`
+	// Name is the host name of something outside.
+	Name string         `json:"name,omitempty"`
+	ID   string         `json:"id,omitempty"`
+	Addr netip.AddrPort `json:"addr,omitzero"`
 }
 
 // Sink takes records. It must not block: what it cannot take it counts as lost.

@@ -78,6 +78,9 @@ func dates(p *policy.Policy) []policy.Date {
 	if p.Telemetry != nil {
 		out = append(out, p.Telemetry.Until)
 	}
+	if p.Gateway != nil {
+		out = append(out, p.Gateway.Until)
+	}
 	return out
 }
 

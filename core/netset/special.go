@@ -1,0 +1,143 @@
+package netset
+
+import (
+	"net/netip"
+
+	"go4.org/netipx"
+)
+
+// specialRange is a block of addresses that no public name has for a good
+// reason.
+type specialRange struct{ cidr, kind string }
+
+// Metadata is the kind of addresses at which clouds give credentials and
+// settings to whoever asks from inside. Some of them are public by their form.
+const Metadata = "cloud metadata"
+
+// specialRanges are the IANA IPv4 and IPv6 special-purpose address registries
+// (RFC 6890 and its updates; read on 2026-11-22), whatever they say of global
+// reachability, with multicast (RFC 5771, RFC 4291), the metadata services of
+// clouds, and the forms of IPv6 that carry an IPv4 address. The first match counts.
+var specialRanges = []specialRange{
+	{"169.254.169.254/32", Metadata}, // AWS, Azure, GCP, OpenStack, and others
+	{"169.254.170.2/32", Metadata},   // AWS: credentials of ECS tasks
+	{"169.254.170.23/32", Metadata},  // AWS: EKS pod identity
+	{"169.254.0.23/32", Metadata},    // Tencent
+	{"100.100.100.200/32", Metadata}, // Alibaba
+	{"168.63.129.16/32", Metadata},   // Azure WireServer
+	{"192.0.0.192/32", Metadata},     // Oracle
+	{"fd00:ec2::/32", Metadata},      // AWS
+	{"fd20:ce::254/128", Metadata},   // GCP
+
+	{"0.0.0.0/8", "this network"},
+	{"10.0.0.0/8", "private"},
+	{"100.64.0.0/10", "shared address space"},
+	{"127.0.0.0/8", "loopback"},
+	{"169.254.0.0/16", "link-local"},
+	{"172.16.0.0/12", "private"},
+	{"192.0.0.0/24", "IETF protocol assignments"},
+	{"192.0.2.0/24", "documentation"},
+	{"192.31.196.0/24", "AS112"},
+	{"192.52.193.0/24", "AMT relay"},
+	{"192.88.99.0/24", "6to4 relay"},
+	{"192.168.0.0/16", "private"},
+	{"192.175.48.0/24", "AS112"},
+	{"198.18.0.0/15", "benchmarking"},
+	{"198.51.100.0/24", "documentation"},
+	{"203.0.113.0/24", "documentation"},
+	{"224.0.0.0/4", "multicast"},
+	{"255.255.255.255/32", "broadcast"},
+	{"240.0.0.0/4", "reserved"},
+
+	{"::/128", "unspecified"},
+	{"::1/128", "loopback"},
+	{"::ffff:0:0/96", "IPv4-mapped"},
+	{"::ffff:0:0:0/96", "IPv4-translated"},
+	{"::/96", "IPv4-compatible"},
+	{"::/8", "reserved"},
+	{"64:ff9b::/96", "NAT64"},
+	{"64:ff9b:1::/48", "local NAT64"},
+	{"100::/64", "discard only"},
+	{"100:0:0:1::/64", "dummy prefix"},
+	{"2001::/32", "Teredo"},
+	{"2001::/23", "IETF protocol assignments"},
+	{"2001:db8::/32", "documentation"},
+	{"2002::/16", "6to4"},
+	{"2620:4f:8000::/48", "AS112"},
+	{"3fff::/20", "documentation"},
+	{"5f00::/16", "segment routing"},
+	{"fc00::/7", "unique local"},
+	{"fe80::/10", "link-local"},
+	{"fec0::/10", "site-local"},
+	{"ff00::/8", "multicast"},
+}
+
+var specialTable = func() []struct {
+	prefix netip.Prefix
+	kind   string
+} {
+	out := make([]struct {
+		prefix netip.Prefix
+		kind   string
+	}, len(specialRanges))
+	for i, r := range specialRanges {
+		out[i].prefix, out[i].kind = netip.MustParsePrefix(r.cidr), r.kind
+	}
+	return out
+}()
+
+// unicast6 is all that IANA has given out as global unicast (RFC 4291 section
+// 2.4): what is outside is reserved.
+var unicast6 = netip.MustParsePrefix("2000::/3")
+
+// Special says what kind of special-purpose address a is, empty if it is one
+// that a server on the internet can have. An address that carries another one
+// inside is special whatever it carries, an IPv4-mapped one included, and so is
+// one with a zone.
+func Special(a netip.Addr) string {
+	if !a.IsValid() || a.Zone() != "" {
+		return "no address"
+	}
+	for i := range specialTable {
+		if r := &specialTable[i]; r.prefix.Contains(a) {
+			return r.kind
+		}
+	}
+	if a.Is4() {
+		return ""
+	}
+	if !unicast6.Contains(a) {
+		return "reserved"
+	}
+	// ISATAP (RFC 5214 section 6.1): an interface identifier under any prefix.
+	if b := a.As16(); b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe {
+		return "ISATAP"
+	}
+	return ""
+}
+
+// specialAddrs are all ranges of the table, metadataAddrs those of [Metadata].
+var specialAddrs, metadataAddrs = func() (all, metadata Addrs) {
+	var a, m netipx.IPSetBuilder
+	for _, r := range specialTable {
+		a.AddPrefix(r.prefix)
+		if r.kind == Metadata {
+			m.AddPrefix(r.prefix)
+		}
+	}
+	return built(&a), built(&m)
+}()
+
+// DeclaredSpecial returns the special-purpose addresses that a declared CIDR
+// opens. One that reaches into public space opens none of them, so that
+// 0.0.0.0/0 means the internet; and a metadata service is opened only by its own
+// address.
+func DeclaredSpecial(cidr Addrs) Addrs {
+	switch prefixes := cidr.Prefixes(); {
+	case !cidr.SubsetOf(specialAddrs):
+		return Addrs{}
+	case len(prefixes) == 1 && prefixes[0].IsSingleIP():
+		return cidr
+	}
+	return cidr.Subtract(metadataAddrs)
+}
