@@ -22,6 +22,7 @@ import (
 	"bulkhead/core/policy"
 	"bulkhead/core/source"
 	"bulkhead/mesh/control"
+	"bulkhead/mesh/dns"
 	"bulkhead/mesh/generation"
 	"bulkhead/mesh/host"
 	"bulkhead/mesh/identity"
@@ -295,10 +296,27 @@ func (r *running) build(ctx context.Context) error {
 	if err := r.identities(ctx, &o, issuer); err != nil {
 		return err
 	}
+	if o.Outside, err = r.outside(name); err != nil {
+		return err
+	}
+	r.closers = append(r.closers, o.Outside.Close)
 	o.API = identity.NewServer(identity.ServerOptions{Provider: o.Identities, Attestor: h, Log: r.o.Log})
 	r.node = node.New(o)
 	r.run = append(r.run, r.node.Run)
 	return r.listenForNodes()
+}
+
+// outside makes the way out of this node.
+func (r *running) outside(name string) (*node.Outside, error) {
+	dir := filepath.Join(r.p.folders.state, "egress")
+	if err := privateFolder(dir); err != nil {
+		return nil, err
+	}
+	client, err := r.newResolver(nil, "", r.o.Log)
+	if err != nil {
+		return nil, err
+	}
+	return node.OpenOutside(node.OutsideOptions{Node: name, Dir: dir, Shown: r.p.folders.bin, Resolver: dns.NewRecall(client, time.Now), Now: time.Now, Log: r.o.Log})
 }
 
 // shellCommands turns the commands that a user types into what is run.

@@ -46,6 +46,7 @@ type options struct {
 	out        string
 	check      bool
 	live       liveOptions
+	gateway    gatewayOptions
 }
 
 // values is a flag that can be given several times, or with commas.

@@ -134,7 +134,7 @@ func verifyText(text []byte, want *policy.Policy) error {
 		return fmt.Errorf("the policy cannot be written: %w", ds)
 	}
 	own := *want
-	own.Destinations = ownDestinations(want)
+	own.Destinations, own.Endpoints = ownDestinations(want), ownEndpoints(want)
 	if at, same := equal(reflect.ValueOf(&own), reflect.ValueOf(got), "policy"); !same {
 		return fmt.Errorf("the policy cannot be written: %s has no such form in the language", at)
 	}

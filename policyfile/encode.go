@@ -106,6 +106,10 @@ func encodeOutside(t *tree, p *policy.Policy) {
 		m.texts("ports", e.Ports)
 		m.text("region", e.Region)
 		m.texts("may", e.May)
+		m.text("enforcedBy", e.EnforcedBy)
+		m.truth("inspect", e.Inspect)
+		m.texts("accept", e.Accept)
+		m.budget(e.Budget)
 		m.why(e.Why)
 	}
 	own := ownDestinations(p)
@@ -116,6 +120,7 @@ func encodeOutside(t *tree, p *policy.Policy) {
 		m.text("category", d.Category)
 		m.text("owner", d.Owner)
 		m.texts("hosts", d.Hosts)
+		m.texts("addresses", d.Addresses)
 		m.texts("ports", d.Ports)
 		m.truth("multiTenant", d.MultiTenant)
 		m.texts("private", d.Private)
@@ -124,14 +129,20 @@ func encodeOutside(t *tree, p *policy.Policy) {
 		m.date("date", d.Date)
 	}
 	endpoints := t.section("endpoints", len(p.Endpoints))
-	for _, e := range p.Endpoints {
+	for _, e := range ownEndpoints(p) {
 		m := endpoints.named(e.Name)
 		m.text("service", e.Service)
+		m.texts("hosts", e.Hosts)
 		m.text("region", e.Region)
 		m.text("address", e.Address)
 		m.texts("ports", e.Ports)
+		m.text("protocol", e.Protocol)
 		m.texts("consumers", e.Consumers)
 		m.texts("may", e.May)
+		m.text("enforcedBy", e.EnforcedBy)
+		m.truth("inspect", e.Inspect)
+		m.budget(e.Budget)
+		m.accepted(e.Accepted)
 		m.why(e.Why)
 	}
 	exposures := t.section("exposures", len(p.Exposures))
@@ -175,8 +186,24 @@ func encodeShortForms(t *tree, p *policy.Policy) {
 		short("telemetry", "to", d.To, d.From, d.Evidence, d.Why)
 	}
 	if g := p.Gateway; g != nil {
-		short("gateway", "through", g.Through, nil, false, policy.Why{})
+		encodeGateway(t, g)
 	}
+}
+
+func encodeGateway(t *tree, g *policy.Gateway) {
+	s := language.entry("gateway")
+	m := mapTree(s)
+	m.text("through", g.Through)
+	m.text("mode", g.Mode)
+	m.texts("for", g.For)
+	m.text("aliases", g.Aliases)
+	m.text("withoutLog", g.WithoutLog)
+	m.text("upstream", g.Upstream)
+	m.why(g.Why)
+	if len(m.parts) == 1 && g.Through.Value != "" {
+		m = scalarTree(g.Through.Value, s)
+	}
+	t.put("gateway", m)
 }
 
 func encodeAssurance(t *tree, p *policy.Policy) {
@@ -265,6 +292,27 @@ func (t *tree) why(w policy.Why) {
 	t.text("because", w.Because)
 	t.text("owner", w.Owner)
 	t.date("until", w.Until)
+}
+
+func (t *tree) budget(b policy.Budget) {
+	if b.Bytes.Value == "" && b.Requests.Value == "" && b.Concurrent.Value == "" {
+		return
+	}
+	m := mapTree(t.shape.entry("budget"))
+	m.text("bytes", b.Bytes)
+	m.text("requests", b.Requests)
+	m.text("concurrent", b.Concurrent)
+	t.put("budget", m)
+}
+
+func (t *tree) accepted(a policy.Acceptance) {
+	if a.By.Value == "" && a.On.Time.IsZero() {
+		return
+	}
+	m := mapTree(t.shape.entry("accepted"))
+	m.text("by", a.By)
+	m.date("on", a.On)
+	t.put("accepted", m)
 }
 
 // section adds a collection of n parts; one of none is not written.

@@ -118,8 +118,8 @@ func TestFormatKeepsMeaningAndComments(t *testing.T) {
 
 func TestFormatRefusesErrors(t *testing.T) {
 	for name, files := range inputs(t, "testdata/err") {
-		if len(files) > 1 {
-			continue // good files that do not go together
+		if len(files) > 1 || strings.HasSuffix(name, "/unknown-service") {
+			continue // good files that do not go together, or not with what is built in
 		}
 		if out, ds := Format(files[0].Name, files[0].Text); out != nil || !ds.HasErrors() {
 			t.Errorf("%s was formatted", name)

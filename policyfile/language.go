@@ -90,11 +90,25 @@ var outsideKeys = []key{
 		optional("region", "Stands for {region} in the hosts of a destination.", one(name)),
 		optional("may", "What it may do: connect, read, write, call, or requests. Without it: connect.",
 			oneOrMore(access)),
+		optional("enforcedBy", "Accepts that nobody on the way reads the access.", one(enforcer)),
+		optional("inspect", "Lets the gateway end TLS, with a certificate of its own, so that it reads the requests.",
+			one(boolean)),
+		optional("accept", "What may be said besides TLS with the destination's own name: TLS without a server name, "+
+			"TLS with an encrypted client hello, what is neither TLS nor HTTP.", oneOrMore(acceptance)),
+		budget,
 	)...),
-	{name: "gateway", doc: "The service through which all egress goes.",
-		shape: noun("gateway", shortOr(reference,
-			required("through", "The service: WORKLOAD/SERVICE.", one(reference)),
-		))},
+	{name: "gateway", doc: "How egress goes out, and the service through which all of it does.",
+		shape: withOneOf(noun("gateway", shortOr(reference, permission(
+			optional("through", "The service through which all egress goes: WORKLOAD/SERVICE.", one(reference)),
+			optional("mode", "What becomes of what no permission holds: enforce refuses it (the default), report lets it "+
+				"pass and marks it, observe lets it pass. The last two need because, owner and until.", one(gatewayMode)),
+			optional("for", "The sources that the mode is for; all by default.", oneOrMore(party)),
+			optional("aliases", "Whether a name may be an alias of one that no permission names: follow (the default) "+
+				"or refuse.", one(aliases)),
+			optional("withoutLog", "What becomes of requests that cannot be recorded: stop refuses them (the default), "+
+				"drop lets them pass and counts them.", one(withoutLog)),
+			optional("upstream", "The proxy through which the gateway itself goes out.", one(proxyURL)),
+		)...)), "through", "mode", "aliases", "withoutLog", "upstream")},
 	namedSection("destinations", "Named places outside. One with the name of a built-in destination replaces it.",
 		"destination", name,
 		optional("title", "What it is called.", one(prose)),
@@ -102,6 +116,8 @@ var outsideKeys = []key{
 		optional("owner", "Who answers for it.", one(prose)),
 		required("hosts", "Its host names; `*.` stands for any names below, {region} for the region of the egress.",
 			oneOrMore(hostPattern)),
+		optional("addresses", "Special-purpose addresses (private, loopback and such) that its hosts may have: CIDRs. "+
+			"Without them only public ones are believed.", oneOrMore(address)),
 		optional("ports", "Its ports; 443 by default.", oneOrMore(port)),
 		optional("multiTenant", "Says that anybody can have an account there, so that reaching it allows "+
 			"exfiltration.", one(boolean)),
@@ -110,17 +126,29 @@ var outsideKeys = []key{
 		optional("source", "Where the host names are documented.", one(prose)),
 		optional("date", "When that was last read.", one(date)),
 	),
-	namedSection("endpoints", "Private ways to services; each exists only for its consumers.", "endpoint", name,
+	itemsOneOf(namedSection("endpoints", "Private ways to services; each exists only for its consumers.", "endpoint", name,
 		permission(
-			required("service", "What it leads to: PROVIDER/SERVICE such as aws/bedrock-runtime, or WORKLOAD/SERVICE.",
+			optional("service", "What it leads to: PROVIDER/SERVICE such as aws/bedrock-runtime, or WORKLOAD/SERVICE.",
 				one(reference)),
+			optional("hosts", "The names that its consumers use; by default those of the provider's service.",
+				oneOrMore(hostPattern)),
 			optional("region", "The region of the provider.", one(name)),
 			optional("address", "The address or CIDR of the endpoint, if known.", one(address)),
-			optional("ports", "Its ports; 443 by default.", oneOrMore(port)),
+			optional("ports", "Its ports; by default those of the provider's service, or 443.", oneOrMore(port)),
+			optional("protocol", "What it speaks; by default what the provider's service does, or https.", one(protocol)),
 			required("consumers", "Who may use it.", oneOrMore(party)),
 			optional("may", "What they may do: connect, read, write, call, or requests. Without it: connect.",
 				oneOrMore(access)),
-		)...),
+			optional("enforcedBy", "Accepts that nobody on the way reads the access.", one(enforcer)),
+			optional("inspect", "Lets the endpoint end TLS, with a certificate of its own, so that it reads the requests.",
+				one(boolean)),
+			budget,
+			optional("accepted", "That the owner of what it leads to agreed. An endpoint to a service of the platform "+
+				"permits nothing before.", &shape{noun: "acceptance", record: fixed(
+				required("by", "Who agreed.", one(prose)),
+				required("on", "When.", one(date)),
+			)}),
+		)...), "service", "hosts"),
 	section("exposures", "Permissions for something outside to reach a service.", "exposure", permission(
 		required("to", "What may be reached.", oneOrMore(served)),
 		required("from", "From where: internet, hosts, control-plane, or CIDRs.", oneOrMore(origin)),
@@ -128,6 +156,13 @@ var outsideKeys = []key{
 			oneOrMore(access)),
 	)...),
 }
+
+var budget = optional("budget", "How much each workload may use of each destination.",
+	withOneOf(&shape{noun: "budget", record: fixed(
+		optional("bytes", "Both directions together in any such time.", one(byteBudget)),
+		optional("requests", "In any such time; a tunnel is one.", one(countBudget)),
+		optional("concurrent", "How many may be open at once.", one(concurrent)),
+	)}, "bytes", "requests", "concurrent"))
 
 var assuranceKeys = []key{
 	section("threats", "What the policy answers.", "threat",
@@ -150,7 +185,7 @@ var assuranceKeys = []key{
 		required("invariant", "The id of the invariant.", one(identifier)),
 		optional("for", "The workloads or zones that it is relaxed for; all by default.", oneOrMore(party)),
 	)...),
-	withOneOf(section("tests", "What must be allowed and what denied.", "test",
+	itemsOneOf(section("tests", "What must be allowed and what denied.", "test",
 		required("from", "Who; `internet` stands for everything outside.", one(party)),
 		required("to", "Whom: a workload, service, zone, destination or host name, or `internet`.", one(testTarget)),
 		optional("allow", "What must be allowed: requests, connect, or any.", oneOrMore(operation)),
@@ -172,7 +207,18 @@ func noun(n string, s *shape) *shape {
 	return s
 }
 
-func withOneOf(k key, names ...string) key {
-	k.shape.list.record.oneOf = names
+// withOneOf demands that at least one of some keys of a record is there.
+func withOneOf(s *shape, names ...string) *shape {
+	s.record.oneOf = names
+	return s
+}
+
+// itemsOneOf demands it of each item of a section.
+func itemsOneOf(k key, names ...string) key {
+	if k.shape.list != nil {
+		withOneOf(k.shape.list, names...)
+	} else {
+		withOneOf(k.shape.named.item, names...)
+	}
 	return k
 }

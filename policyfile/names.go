@@ -221,13 +221,17 @@ func checkHostWith(text, placeholder string) *fault {
 	case !strings.Contains(plain, "."):
 		return wrong(ruleHost, fix, "host name %s has no dot, so that it names no place on the internet", quoted(text))
 	}
+	if endsInNumber(plain) {
+		return wrong(ruleHost, "name the host; an address stands in `to` of an egress, or in `address` of an endpoint",
+			"%s is an address, not a host name", quoted(text))
+	}
 	for label := range strings.SplitSeq(plain, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return wrong(ruleHost, fix, "host name %s has the part %s", quoted(text), quoted(label))
 		}
 		for _, r := range label {
 			if r >= utf8.RuneSelf {
-				return wrong(ruleHost, "write its ASCII form, which begins with xn--", "host name %s has the character %q (%U)",
+				return wrong(ruleHost, "write its punycode form, which begins with xn--", "host name %s has the character %q (%U)",
 					quoted(text), r, r)
 			}
 			if !isAlnum(r, false) && r != '-' && r != '_' {
@@ -236,4 +240,52 @@ func checkHostWith(text, placeholder string) *fault {
 		}
 	}
 	return nil
+}
+
+// endsInNumber reports whether the last label of a host name is a number, so that
+// every reader of URLs takes the whole for an IPv4 address.
+func endsInNumber(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	hex, isHex := strings.CutPrefix(last, "0x")
+	return last != "" && strings.Trim(last, "0123456789") == "" || isHex && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+// checkProxyURL checks the address of a proxy. What it is called is not limited to
+// names with a dot: a proxy often is in the same network.
+func checkProxyURL(text string) *fault {
+	const fix = "write http://HOST:PORT, such as http://proxy.example.com:3128"
+	rest, ok := strings.CutPrefix(text, "http://")
+	switch {
+	case !ok:
+		return wrong(ruleProxy, fix, "%s does not begin with http://", quoted(text))
+	case strings.Contains(rest, "@"):
+		return wrong(ruleProxy, fix+"; who the gateway is to the proxy is no part of a policy", "the proxy is given with a name or password")
+	}
+	colon := strings.LastIndexByte(rest, ':')
+	if colon < 0 {
+		return wrong(ruleProxy, fix, "%s has no port", quoted(text))
+	}
+	if _, ok := parsePort(rest[colon+1:]); !ok {
+		return wrong(ruleProxy, fix, "%s has no port from 1 to 65535 at its end", quoted(text))
+	}
+	if !isProxyHost(rest[:colon]) {
+		return wrong(ruleProxy, fix, "%s has no host name or address", quoted(text))
+	}
+	return nil
+}
+
+func isProxyHost(host string) bool {
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		a, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && a.Is6() && a.Zone() == "" && strings.HasSuffix(inner, "]")
+	}
+	if endsInNumber(host) {
+		a, err := netip.ParseAddr(host)
+		return err == nil && a.Is4()
+	}
+	if name := host; !strings.Contains(host, ".") {
+		name += ".internal" // only to be checked
+		return !strings.HasPrefix(host, "*") && checkHost(name) == nil
+	}
+	return !strings.HasPrefix(host, "*") && checkHost(host) == nil
 }

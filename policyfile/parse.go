@@ -18,12 +18,15 @@ type File struct {
 //
 // To the destinations of the files it appends those of the [Catalogue] that
 // the files do not declare: an entry of the user replaces the built-in one of
-// the same name as a whole.
+// the same name as a whole. An endpoint to one of the [Services] that names no
+// hosts gets those of the service, and so it is with ports and protocol.
 //
 // When any diagnostic is an error the policy is nil.
 func Parse(files []File) (*policy.Policy, source.Diagnostics) {
-	p, ds := parseDeclared(files)
-	if p == nil {
+	p, c := readDeclared(files)
+	fillEndpoints(p, &c.ds)
+	ds := c.ds.done()
+	if ds.HasErrors() {
 		return nil, ds
 	}
 	addCatalogue(p)
@@ -33,7 +36,8 @@ func Parse(files []File) (*policy.Policy, source.Diagnostics) {
 // Salvage returns what can be read of files that [Parse] has errors for, so
 // that the rest can be checked for further ones. It must never decide.
 func Salvage(files []File) *policy.Policy {
-	p, _ := readDeclared(files)
+	p, c := readDeclared(files)
+	fillEndpoints(p, &c.ds)
 	addCatalogue(p)
 	return p
 }
@@ -50,17 +54,18 @@ func addCatalogue(p *policy.Policy) {
 	}
 }
 
-// parseDeclared is Parse without the catalogue.
+// parseDeclared is Parse without what is built in.
 func parseDeclared(files []File) (*policy.Policy, source.Diagnostics) {
-	p, ds := readDeclared(files)
+	p, c := readDeclared(files)
+	ds := c.ds.done()
 	if ds.HasErrors() {
 		return nil, ds
 	}
 	return p, ds
 }
 
-// readDeclared reads what can be read.
-func readDeclared(files []File) (*policy.Policy, source.Diagnostics) {
+// readDeclared reads what can be read. The checker has what is wrong with it.
+func readDeclared(files []File) (*policy.Policy, *checker) {
 	c := newChecker()
 	if len(files) == 0 {
 		c.ds.errorf(ruleNoPolicy, source.Pos{}, "write a policy, or let `bulkhead init` draft one",
@@ -71,13 +76,18 @@ func readDeclared(files []File) (*policy.Policy, source.Diagnostics) {
 		root, _ := c.file(f)
 		readPolicy(p, root)
 	}
-	return p, c.ds.done()
+	return p, c
 }
 
 // file checks one file and returns its document, as far as there is one. It
 // reports whether the document has the shape of a policy; what is read of one
 // that does not is only salvage.
 func (c *checker) file(f File) (yamldoc.Value, bool) {
+	return c.document(f, language, "the policy")
+}
+
+// document checks one file against a shape; what is what messages call it.
+func (c *checker) document(f File, s *shape, what string) (yamldoc.Value, bool) {
 	before := c.ds.count
 	limits := yamldoc.PolicyLimits
 	limits.RepeatedKeys = true // reported here, with both places
@@ -104,7 +114,7 @@ func (c *checker) file(f File) (yamldoc.Value, bool) {
 			"write `version: 1` and what is permitted", "the file holds no policy")
 		return yamldoc.Value{}, false
 	}
-	c.value(&spot{text: "the policy"}, root, language)
+	c.value(&spot{text: what}, root, s)
 	return root, c.ds.count == before
 }
 

@@ -260,6 +260,6 @@ func TestCatalogueIsFormatted(t *testing.T) {
 		t.Fatal(render(ds))
 	}
 	if string(got) != string(catalogueText) {
-		t.Log("the catalogue is not in its canonical form: run the formatter over it")
+		t.Error("the catalogue is not in its canonical form: run the formatter over it")
 	}
 }

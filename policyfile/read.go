@@ -39,18 +39,22 @@ func readPolicy(p *policy.Policy, root yamldoc.Value) {
 func readOutside(p *policy.Policy, root yamldoc.Value) {
 	for _, v := range root.Get("egress").Items() {
 		p.Egress = append(p.Egress, policy.Egress{From: texts(v.Get("from")), To: texts(v.Get("to")),
-			Ports: texts(v.Get("ports")), Region: text(v.Get("region")), May: texts(v.Get("may")), Why: why(v), Pos: v.Pos()})
+			Ports: texts(v.Get("ports")), Region: text(v.Get("region")), May: texts(v.Get("may")),
+			EnforcedBy: text(v.Get("enforcedBy")), Inspect: truthOf(v.Get("inspect")), Accept: texts(v.Get("accept")),
+			Budget: budgetOf(v.Get("budget")), Why: why(v), Pos: v.Pos()})
 	}
 	for k, v := range root.Get("destinations").Entries() {
 		p.Destinations = append(p.Destinations, policy.Destination{Name: text(k), Title: proseText(v.Get("title")),
 			Category: text(v.Get("category")), Owner: proseText(v.Get("owner")), Hosts: texts(v.Get("hosts")),
-			Ports: texts(v.Get("ports")), MultiTenant: truthOf(v.Get("multiTenant")), Private: texts(v.Get("private")),
+			Addresses: texts(v.Get("addresses")), Ports: texts(v.Get("ports")), MultiTenant: truthOf(v.Get("multiTenant")), Private: texts(v.Get("private")),
 			Risk: proseText(v.Get("risk")), Source: proseText(v.Get("source")), Date: day(v.Get("date"))})
 	}
 	for k, v := range root.Get("endpoints").Entries() {
 		p.Endpoints = append(p.Endpoints, policy.Endpoint{Name: text(k), Service: text(v.Get("service")),
-			Region: text(v.Get("region")), Address: text(v.Get("address")), Ports: texts(v.Get("ports")),
-			Consumers: texts(v.Get("consumers")), May: texts(v.Get("may")), Why: why(v), Pos: k.Pos()})
+			Region: text(v.Get("region")), Hosts: texts(v.Get("hosts")), Address: text(v.Get("address")),
+			Ports: texts(v.Get("ports")), Protocol: text(v.Get("protocol")), Consumers: texts(v.Get("consumers")),
+			May: texts(v.Get("may")), EnforcedBy: text(v.Get("enforcedBy")), Inspect: truthOf(v.Get("inspect")),
+			Budget: budgetOf(v.Get("budget")), Accepted: acceptanceOf(v.Get("accepted")), Why: why(v), Pos: k.Pos()})
 	}
 	for _, v := range root.Get("exposures").Items() {
 		p.Exposures = append(p.Exposures, policy.Exposure{To: texts(v.Get("to")), From: texts(v.Get("from")),
@@ -69,7 +73,9 @@ func readShortForms(p *policy.Policy, root yamldoc.Value) {
 			Evidence: truthOf(v.Get("evidence")), Why: why(v), Pos: v.Pos()}
 	}
 	if v := root.Get("gateway"); v.Kind() != yamldoc.Missing && p.Gateway == nil {
-		p.Gateway = &policy.Gateway{Through: shortOrKey(v, "through"), Pos: v.Pos()}
+		p.Gateway = &policy.Gateway{Through: shortOrKey(v, "through"), Mode: text(v.Get("mode")), For: texts(v.Get("for")),
+			Aliases: text(v.Get("aliases")), WithoutLog: text(v.Get("withoutLog")), Upstream: text(v.Get("upstream")),
+			Why: why(v), Pos: v.Pos()}
 	}
 }
 
@@ -185,6 +191,14 @@ func shortOrKey(v yamldoc.Value, key string) policy.Text {
 
 func why(v yamldoc.Value) policy.Why {
 	return policy.Why{Because: proseText(v.Get("because")), Owner: proseText(v.Get("owner")), Until: day(v.Get("until"))}
+}
+
+func budgetOf(v yamldoc.Value) policy.Budget {
+	return policy.Budget{Bytes: text(v.Get("bytes")), Requests: text(v.Get("requests")), Concurrent: text(v.Get("concurrent"))}
+}
+
+func acceptanceOf(v yamldoc.Value) policy.Acceptance {
+	return policy.Acceptance{By: proseText(v.Get("by")), On: day(v.Get("on"))}
 }
 
 func day(v yamldoc.Value) policy.Date {

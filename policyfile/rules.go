@@ -4,6 +4,7 @@ package policyfile
 // Those about YAML itself are in internal/yamldoc.
 const (
 	ruleAddress     = "address"
+	ruleBudget      = "budget"
 	ruleConflict    = "conflicting-value"
 	ruleDate        = "date"
 	ruleDocuments   = "one-document"
@@ -16,12 +17,14 @@ const (
 	ruleName        = "name"
 	ruleNoPolicy    = "no-policy"
 	rulePort        = "port"
+	ruleProxy       = "proxy"
 	ruleRate        = "rate"
 	ruleReference   = "reference"
 	ruleRequest     = "request"
 	ruleTooLong     = "too-long"
 	ruleTooMany     = "too-many-errors"
 	ruleTrustDomain = "trust-domain"
+	ruleService     = "unknown-service"
 	ruleUnknownKey  = "unknown-key"
 	ruleValue       = "value"
 	ruleType        = "wrong-type"

@@ -105,7 +105,7 @@ func (s *syntax) schema() object {
 	schema := object{"description": s.doc}
 	words := object{"enum": s.words}
 	pattern := object{"type": "string", "pattern": s.pattern}
-	ports := object{"type": "integer", "minimum": 1, "maximum": 65535}
+	ports := object{"type": "integer", "minimum": 1, "maximum": max(s.most, 1)}
 	switch {
 	case s.kind == anyScalar:
 		schema["type"] = []string{"string", "number", "boolean"}

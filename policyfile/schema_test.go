@@ -95,7 +95,7 @@ func TestSchemaAcceptsGoodPolicies(t *testing.T) {
 }
 
 // unseen are the rules that no schema can check.
-var unseen = []string{ruleAddress, ruleConflict, ruleDocuments, ruleDupKey, ruleDupName, ruleHidden, ruleHost, ruleNoPolicy,
+var unseen = []string{ruleAddress, ruleConflict, ruleDocuments, ruleDupKey, ruleDupName, ruleHidden, ruleHost, ruleNoPolicy, ruleProxy, ruleService,
 	ruleRequest, ruleTooLong, "alias", "key", "tag", "yaml"}
 
 // TestSchemaRefusesBadPolicies breaks the schema once for each mistake: each

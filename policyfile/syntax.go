@@ -20,6 +20,7 @@ type syntax struct {
 	plural  string // "dates"
 	kind    scalarKind
 	words   []string // all values, or those beside pattern
+	most    int      // of a number
 	pattern string
 	format  string // JSON Schema format, if it has one
 	check   func(text string) *fault
@@ -121,13 +122,25 @@ var (
 		pattern: "^(" + strings.Join(protocolNames(), "|") + ")/" + portPattern + "(-" + portPattern + ")?$",
 		check:   checkProtocolPort, doc: "PROTOCOL/PORT such as http/8080, or a range such as tcp/6000-6010."}
 	portRange = &syntax{name: "portRange", wants: "a port or a range such as 6000-6010", kind: numberOrText,
-		pattern: "^" + portPattern + "-" + portPattern + "$", check: checkPortRange,
+		pattern: "^" + portPattern + "-" + portPattern + "$", most: 65535, check: checkPortRange,
 		doc: "A port from 1 to 65535, or a range such as 6000-6010."}
-	port = &syntax{name: "port", wants: "a port", plural: "ports", kind: number, check: checkPort,
+	port = &syntax{name: "port", wants: "a port", plural: "ports", kind: number, most: 65535, check: checkPort,
 		doc: "A port from 1 to 65535."}
 	rate = &syntax{name: "rate", wants: "a rate such as 100MiB/s",
 		pattern: "^[1-9][0-9]*(" + strings.Join(policy.RateUnits(), "|") + ")/s$", check: checkRate,
 		doc: "Bytes per second: a whole number, one of " + strings.Join(policy.RateUnits(), ", ") + ", and /s."}
+	byteBudget = &syntax{name: "byteBudget", wants: "an amount such as 50GiB/day",
+		pattern: "^[1-9][0-9]*(" + strings.Join(policy.RateUnits(), "|") + ")/(minute|hour|day|week)$", check: checkByteBudget,
+		doc: "Bytes in some time: a whole number, one of " + strings.Join(policy.RateUnits(), ", ") +
+			", and /minute, /hour, /day or /week."}
+	countBudget = &syntax{name: "countBudget", wants: "a number such as 1000/hour",
+		pattern: "^[1-9][0-9]*/(minute|hour|day|week)$", check: checkCountBudget,
+		doc: "How many in some time: a whole number and /minute, /hour, /day or /week."}
+	concurrent = &syntax{name: "concurrent", wants: "a number such as 32", kind: number, most: policy.MaxConcurrent,
+		check: checkConcurrent, doc: "A whole number from 1 on."}
+	proxyURL = &syntax{name: "proxyURL", wants: "a proxy such as http://proxy.example.com:3128",
+		pattern: `^http://[^/@]+:` + portPattern + `$`, check: checkProxyURL,
+		doc: "The address of an HTTP proxy: http://HOST:PORT."}
 	date = &syntax{name: "date", wants: "a date such as 2027-06-30", plural: "dates",
 		pattern: `^[0-9]{4}-[0-9]{2}-[0-9]{2}$`, format: "date", check: checkDate,
 		doc: "A day as YYYY-MM-DD. The permission holds through that day, UTC."}
@@ -145,6 +158,11 @@ var (
 	status   = wordsOf("status", "a status", []string{"mitigated", "accepted", "open"})
 	enforcer = wordsOf("enforcer", "an enforcer", []string{policy.EnforcedByApplication})
 	protocol = wordsOf("protocol", "a protocol", protocolNames())
+
+	acceptance  = wordsOf("acceptance", "something to accept", policy.Accepts)
+	gatewayMode = wordsOf("gatewayMode", "a mode", policy.GatewayModes)
+	aliases     = wordsOf("aliases", "a rule for aliases", []string{policy.AliasesFollow, policy.AliasesRefuse})
+	withoutLog  = wordsOf("withoutLog", "a rule for what cannot be recorded", []string{policy.LogStop, policy.LogDrop})
 )
 
 // The words beside which a pattern is accepted.
@@ -193,6 +211,27 @@ func checkVersion(text string) *fault {
 func checkRate(text string) *fault {
 	if _, err := policy.ParseRate(text); err != nil {
 		return wrong(ruleRate, "write a number, a unit and /s without spaces, such as 100MiB/s or 2Gbit/s", "%v", err)
+	}
+	return nil
+}
+
+func checkByteBudget(text string) *fault {
+	if _, err := policy.ParseByteBudget(text); err != nil {
+		return wrong(ruleBudget, "write a number, a unit and a time without spaces, such as 50GiB/day", "%v", err)
+	}
+	return nil
+}
+
+func checkCountBudget(text string) *fault {
+	if _, err := policy.ParseCountBudget(text); err != nil {
+		return wrong(ruleBudget, "write a number and a time without spaces, such as 1000/hour", "%v", err)
+	}
+	return nil
+}
+
+func checkConcurrent(text string) *fault {
+	if _, err := policy.ParseConcurrent(text); err != nil {
+		return wrong(ruleBudget, "write a decimal number without leading zeros, such as 32", "%v", err)
 	}
 	return nil
 }

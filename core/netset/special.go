@@ -19,15 +19,23 @@ const Metadata = "cloud metadata"
 // reachability, with multicast (RFC 5771, RFC 4291), the metadata services of
 // clouds, and the forms of IPv6 that carry an IPv4 address. The first match counts.
 var specialRanges = []specialRange{
-	{"169.254.169.254/32", Metadata}, // AWS, Azure, GCP, OpenStack, and others
-	{"169.254.170.2/32", Metadata},   // AWS: credentials of ECS tasks
-	{"169.254.170.23/32", Metadata},  // AWS: EKS pod identity
-	{"169.254.0.23/32", Metadata},    // Tencent
-	{"100.100.100.200/32", Metadata}, // Alibaba
-	{"168.63.129.16/32", Metadata},   // Azure WireServer
-	{"192.0.0.192/32", Metadata},     // Oracle
-	{"fd00:ec2::/32", Metadata},      // AWS
-	{"fd20:ce::254/128", Metadata},   // GCP
+	{"169.254.169.254/32", Metadata},     // AWS, Azure, GCP, OpenStack, and others
+	{"169.254.169.252/32", Metadata},     // GKE: workload identity
+	{"169.254.170.2/32", Metadata},       // AWS: credentials of ECS tasks
+	{"169.254.170.23/32", Metadata},      // AWS: EKS pod identity
+	{"169.254.0.23/32", Metadata},        // Tencent
+	{"169.254.10.10/32", Metadata},       // Tencent
+	{"169.254.42.42/32", Metadata},       // Scaleway
+	{"100.100.100.200/32", Metadata},     // Alibaba
+	{"168.63.129.16/32", Metadata},       // Azure WireServer
+	{"192.0.0.192/32", Metadata},         // Oracle
+	{"fd00:ec2::/32", Metadata},          // AWS
+	{"fd20:ce::254/128", Metadata},       // GCP
+	{"fd00:c1::a9fe:a9fe/128", Metadata}, // Oracle
+	{"fd00:42::42/128", Metadata},        // Scaleway
+	{"fd00:a9fe:a9fe::1/128", Metadata},  // Akamai
+	{"fd00:100::100:200/128", Metadata},  // Alibaba
+	{"fe80::a9fe:a9fe/128", Metadata},    // OpenStack
 
 	{"0.0.0.0/8", "this network"},
 	{"10.0.0.0/8", "private"},
@@ -54,9 +62,9 @@ var specialRanges = []specialRange{
 	{"::ffff:0:0/96", "IPv4-mapped"},
 	{"::ffff:0:0:0/96", "IPv4-translated"},
 	{"::/96", "IPv4-compatible"},
-	{"::/8", "reserved"},
 	{"64:ff9b::/96", "NAT64"},
 	{"64:ff9b:1::/48", "local NAT64"},
+	{"::/8", "reserved"},
 	{"100::/64", "discard only"},
 	{"100:0:0:1::/64", "dummy prefix"},
 	{"2001::/32", "Teredo"},
@@ -98,10 +106,13 @@ func Special(a netip.Addr) string {
 	if !a.IsValid() || a.Zone() != "" {
 		return "no address"
 	}
-	for i := range specialTable {
-		if r := &specialTable[i]; r.prefix.Contains(a) {
-			return r.kind
+	if specialAddrs.set.Contains(a) { // an IPv4-mapped address as what it is
+		for i := range specialTable {
+			if r := &specialTable[i]; r.prefix.Contains(a) {
+				return r.kind
+			}
 		}
+		return "reserved"
 	}
 	if a.Is4() {
 		return ""
@@ -131,13 +142,70 @@ var specialAddrs, metadataAddrs = func() (all, metadata Addrs) {
 // DeclaredSpecial returns the special-purpose addresses that a declared CIDR
 // opens. One that reaches into public space opens none of them, so that
 // 0.0.0.0/0 means the internet; and a metadata service is opened only by its own
-// address.
+// address. Both hold for the IPv4 addresses that IPv6 ones carry too: 64:ff9b::/96
+// opens the internet behind NAT64, and not what is private behind it.
 func DeclaredSpecial(cidr Addrs) Addrs {
-	switch prefixes := cidr.Prefixes(); {
+	prefixes := cidr.Prefixes()
+	switch {
 	case !cidr.SubsetOf(specialAddrs):
 		return Addrs{}
 	case len(prefixes) == 1 && prefixes[0].IsSingleIP():
 		return cidr
 	}
-	return cidr.Subtract(metadataAddrs)
+	opened := cidr.Subtract(metadataAddrs)
+	for _, c := range carriers {
+		opened = c.limit(opened)
+	}
+	for _, p := range opened.Intersect(localNAT64).Prefixes() {
+		if c, err := p.Addr().Prefix(96); err == nil && p.Bits() >= 96 {
+			opened = newCarrier(c, 12).limit(opened)
+		} else {
+			opened = opened.Subtract(AddrsOf(p)) // where in it the IPv4 address is depends on the translator
+		}
+	}
+	return opened.Subtract(teredo)
+}
+
+var (
+	localNAT64 = MustAddrs("64:ff9b:1::/48")
+	// teredo addresses end with what they carry, so that no CIDR is free of any.
+	teredo = MustAddrs("2001::/32")
+
+	carriers = []carrier{
+		newCarrier(netip.MustParsePrefix("64:ff9b::/96"), 12),
+		newCarrier(netip.MustParsePrefix("::ffff:0:0:0/96"), 12),
+		newCarrier(netip.MustParsePrefix("::/96"), 12),
+		newCarrier(netip.MustParsePrefix("2002::/16"), 2),
+	}
+)
+
+// carrier is a range of IPv6 addresses which carry IPv4 ones, all at the same
+// place, with those among them that carry a special-purpose one or a metadata
+// service.
+type carrier struct{ all, special, metadata Addrs }
+
+func newCarrier(all netip.Prefix, at int) carrier {
+	var special, metadata []netip.Prefix
+	for _, r := range specialTable {
+		if !r.prefix.Addr().Is4() {
+			continue
+		}
+		b, inner := all.Masked().Addr().As16(), r.prefix.Addr().As4()
+		copy(b[at:], inner[:])
+		p := netip.PrefixFrom(netip.AddrFrom16(b), 8*at+r.prefix.Bits())
+		special = append(special, p)
+		if r.kind == Metadata {
+			metadata = append(metadata, p)
+		}
+	}
+	return carrier{AddrsOf(all), AddrsOf(special...), AddrsOf(metadata...)}
+}
+
+// limit removes from what a CIDR opens the addresses whose IPv4 address it would
+// not open.
+func (c carrier) limit(opened Addrs) Addrs {
+	if part := opened.Intersect(c.all); part.SubsetOf(c.special) {
+		return opened.Subtract(c.metadata)
+	}
+	return opened.Subtract(c.special)
 }

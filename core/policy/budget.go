@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -28,14 +29,23 @@ type Amount struct {
 // periods are the times that an amount can be for.
 var periods = map[string]time.Duration{"minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour, "week": 7 * 24 * time.Hour}
 
+// maxBytes is more than a platform moves in a week, and far from overflowing.
+const maxBytes = 1 << 50
+
+// MaxConcurrent is the most that a budget can allow to be open at once.
+const MaxConcurrent = 1<<20 - 1
+
 const periodWords = "minute, hour, day or week"
 
 // ParseByteBudget reads an amount of bytes such as 50GiB/day.
 func ParseByteBudget(text string) (Amount, error) {
 	amount, per, ok := cutPeriod(text)
-	n, err := parseBytes(amount)
-	if !ok || err != nil {
+	n, err := parseBytes(amount, maxBytes)
+	switch {
+	case !ok || err == errNoAmount:
 		return Amount{}, fmt.Errorf("%q is not a whole number from 1 on, a unit (%s) and /%s", text, strings.Join(RateUnits(), ", "), periodWords)
+	case err == errTooMuch:
+		return Amount{}, fmt.Errorf("%q is more than 1048576GiB", text)
 	}
 	return Amount{n, per}, nil
 }
@@ -54,7 +64,7 @@ func ParseCountBudget(text string) (Amount, error) {
 func ParseConcurrent(text string) (int, error) {
 	n, err := strconv.ParseUint(text, 10, 20)
 	if err != nil || n == 0 || text[0] == '0' {
-		return 0, fmt.Errorf("%q is not a whole number from 1 to 1048575", text)
+		return 0, fmt.Errorf("%q is not a whole number from 1 to %d", text, MaxConcurrent)
 	}
 	return int(n), nil
 }
@@ -89,6 +99,19 @@ func (r *resolver) limits(b *Budget) (l Limits, ok bool) {
 		bad(b.Concurrent, err, "concurrent: 32")
 	}
 	return l, ok
+}
+
+// fixed returns the addresses of a destination if only single ones are declared:
+// then they are where its hosts are.
+func fixed(list []Text) (out []netip.Addr) {
+	for _, t := range list {
+		a, err := netip.ParseAddr(t.Value)
+		if err != nil {
+			return nil
+		}
+		out = append(out, a)
+	}
+	return out
 }
 
 // special reads the special-purpose addresses that are declared.

@@ -115,6 +115,9 @@ func (q *Question) place() string {
 // requests, one whose path has a second spelling (an encoded or dotted segment)
 // is not: the server behind may read it as another path than the pattern did.
 func (p *Permission) holds(q *Question) bool {
+	if q.Addr.IsValid() && q.To != Outside && !p.isAt(q.Addr) {
+		return false
+	}
 	if q.Whole {
 		return p.Traffic.Has(q.Protocol, q.Port)
 	}
@@ -126,6 +129,12 @@ func (p *Permission) holds(q *Question) bool {
 }
 
 var normalPaths = netset.NormalPaths()
+
+// isAt reports whether a named place outside may have an address: one of those
+// that are declared, if any are.
+func (p *Permission) isAt(a netip.Addr) bool {
+	return p.believes(a) && (p.Addrs.IsEmpty() || p.Addrs.Contains(a))
+}
 
 // Between returns everything that from may send to to: the symbolic form of
 // [Intent.Decide].

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"net/netip"
 	"time"
 
 	"bulkhead/core/netset"
@@ -24,6 +25,7 @@ type Intent struct {
 	force   index   // of Permissions
 	expired index   // of Expired
 	outside outside // of Permissions
+	past    outside // of Expired
 	modes   modes
 
 	// Of an intent in quarantine: what it was before, and by what it is held.
@@ -115,6 +117,9 @@ type Permission struct {
 	// Special are the special-purpose addresses that an outside party may have;
 	// all its other addresses are public ones.
 	Special netset.Addrs
+	// Fixed are where the hosts of an outside party are, if that is declared; nobody
+	// is asked then.
+	Fixed []netip.Addr
 	// Inspect says that the gateway ends TLS and reads requests.
 	Inspect bool
 	// NoServerName, EncryptedHello and AnyProtocol are what a permission of egress

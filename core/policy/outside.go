@@ -11,49 +11,85 @@ import (
 
 // outside finds permissions towards the outside by host name and by address. The
 // time of a question grows with the labels of its name and the lengths of
-// prefixes, not with the policy.
+// prefixes, not with the policy: neither with the names in it, nor with the
+// sources that are permitted the same one.
 type outside struct {
-	perms   []Permission
-	single  map[namedFrom][]int32 // from exactly one party, by it and the name
-	groups  map[string][]int32    // the others, by the name
-	address map[netip.Prefix][]int32
-	lengths [2][]int // of the prefixes, by family
+	perms []Permission
+	// names and prefixes are the numbers of places. `*.x` stands as `.x`.
+	names    map[string]int32
+	prefixes map[netip.Prefix]int32
+	lengths  [2][]int // of the prefixes, by family
+	leads    []int32  // the first permission to a place, by its number
+	single   map[placeFrom][]int32
+	groups   map[placeOf][]int32
+	// of are the groups that permissions here are from, by member, without those of
+	// one.
+	of map[Party][]*Group
 }
 
-// namedFrom is a source and a name. `*.x` stands as `.x`.
-type namedFrom struct {
-	from Party
-	name string
+// placeFrom is a place and the only source of a permission to it, placeOf one and
+// the group of its sources.
+type placeFrom struct {
+	from  Party
+	place int32
+}
+
+type placeOf struct {
+	group *Group
+	place int32
 }
 
 func newOutside(perms []Permission) outside {
-	x := outside{perms: perms, single: map[namedFrom][]int32{}, groups: map[string][]int32{}, address: map[netip.Prefix][]int32{}}
+	x := outside{perms: perms, names: map[string]int32{}, prefixes: map[netip.Prefix]int32{}, single: map[placeFrom][]int32{},
+		groups: map[placeOf][]int32{}, of: map[Party][]*Group{}}
+	known := map[*Group]bool{}
 	for i := range perms {
 		p := &perms[i]
 		if p.To.Kind != OutsideParty || p.Kind == ExposureKind {
 			continue
 		}
-		for _, name := range p.Names {
-			if p.Kind == EndpointKind {
-				break // its names lead to the endpoint, not outside
-			}
-			name = strings.TrimPrefix(strings.ToLower(name), "*")
-			if len(p.From.Members) == 1 {
-				k := namedFrom{p.From.Members[0], name}
-				x.single[k] = append(x.single[k], int32(i))
-			} else {
-				x.groups[name] = append(x.groups[name], int32(i))
+		if len(p.From.Members) != 1 && !known[p.From] {
+			known[p.From] = true
+			for _, m := range p.From.Members {
+				x.of[m] = append(x.of[m], p.From)
 			}
 		}
-		for _, prefix := range p.Addrs.Prefixes() {
-			x.address[prefix] = append(x.address[prefix], int32(i))
-			n := &x.lengths[family(prefix.Addr())]
-			if !slices.Contains(*n, prefix.Bits()) {
-				*n = append(*n, prefix.Bits())
-			}
-		}
+		x.add(int32(i))
 	}
 	return x
+}
+
+func (x *outside) add(i int32) {
+	p := &x.perms[i]
+	if p.Kind != EndpointKind { // whose names lead to the endpoint, not outside
+		for _, name := range p.Names {
+			at(x, x.names, strings.TrimPrefix(strings.ToLower(name), "*"), i)
+		}
+	}
+	for _, prefix := range p.Addrs.Prefixes() {
+		at(x, x.prefixes, prefix, i)
+		n := &x.lengths[family(prefix.Addr())]
+		if !slices.Contains(*n, prefix.Bits()) {
+			*n = append(*n, prefix.Bits())
+		}
+	}
+}
+
+// at adds permission i to a place.
+func at[K comparable](x *outside, places map[K]int32, key K, i int32) {
+	place, ok := places[key]
+	if !ok {
+		place = int32(len(x.leads))
+		places[key] = place
+		x.leads = append(x.leads, i)
+	}
+	if from := x.perms[i].From; len(from.Members) == 1 {
+		k := placeFrom{from.Members[0], place}
+		x.single[k] = append(x.single[k], i)
+	} else {
+		k := placeOf{from, place}
+		x.groups[k] = append(x.groups[k], i)
+	}
 }
 
 func family(a netip.Addr) int {
@@ -66,33 +102,63 @@ func family(a netip.Addr) int {
 // first returns the first permission that holds the question, nil if none does.
 func (x *outside) first(q *Question) *Permission {
 	best := int32(-1)
-	look := func(list []int32, all bool) {
-		for _, i := range list {
-			if best >= 0 && i >= best {
-				return
+	x.places(q, func(place int32) bool {
+		x.from(q.From, place, func(list []int32) bool {
+			for _, i := range list {
+				if best >= 0 && i >= best {
+					break
+				}
+				if x.perms[i].holdsOutside(q) {
+					best = i
+					break
+				}
 			}
-			if p := &x.perms[i]; (all || p.From.Has(q.From)) && p.holdsOutside(q) {
-				best = i
-				return
-			}
-		}
-	}
-	if q.Host == "" {
-		for _, bits := range x.lengths[family(q.Addr)] {
-			if prefix, err := q.Addr.Prefix(bits); err == nil {
-				look(x.address[prefix], false)
-			}
-		}
-	} else {
-		for at := 0; at >= 0; at = nextLabel(q.Host, at) {
-			look(x.single[namedFrom{q.From, q.Host[at:]}], true)
-			look(x.groups[q.Host[at:]], false)
-		}
-	}
+			return true
+		})
+		return true
+	})
 	if best < 0 {
 		return nil
 	}
 	return &x.perms[best]
+}
+
+// places yields the places that a question is about: of a name, itself and what is
+// above it; of an address, the prefixes that hold it. A name with an empty label
+// is none.
+func (x *outside) places(q *Question, yield func(int32) bool) {
+	if q.Host == "" {
+		for _, bits := range x.lengths[family(q.Addr)] {
+			prefix, err := q.Addr.Prefix(bits)
+			if err != nil {
+				continue
+			}
+			if place, ok := x.prefixes[prefix]; ok && !yield(place) {
+				return
+			}
+		}
+		return
+	}
+	if q.Host[0] == '.' || strings.Contains(q.Host, "..") {
+		return
+	}
+	for at := 0; at >= 0; at = nextLabel(q.Host, at) {
+		if place, ok := x.names[q.Host[at:]]; ok && !yield(place) {
+			return
+		}
+	}
+}
+
+// from yields the permissions of a source to a place, list by list.
+func (x *outside) from(from Party, place int32, yield func([]int32) bool) {
+	if list := x.single[placeFrom{from, place}]; len(list) > 0 && !yield(list) {
+		return
+	}
+	for _, g := range x.of[from] {
+		if list := x.groups[placeOf{g, place}]; len(list) > 0 && !yield(list) {
+			return
+		}
+	}
 }
 
 // nextLabel returns where the next suffix of a name begins, with its dot, -1
@@ -108,25 +174,19 @@ func nextLabel(host string, at int) int {
 // near returns a permission that names the host or address, by preference one of
 // the source, nil if none does.
 func (x *outside) near(q *Question) (near *Permission) {
-	look := func(list []int32) {
-		for _, i := range list[:min(len(list), 64)] {
-			if p := &x.perms[i]; near == nil || p.From.Has(q.From) && !near.From.Has(q.From) {
-				near = p
-			}
+	x.places(q, func(place int32) bool {
+		if near == nil {
+			near = &x.perms[x.leads[place]]
 		}
-	}
-	if q.Host == "" {
-		for _, bits := range x.lengths[family(q.Addr)] {
-			if prefix, err := q.Addr.Prefix(bits); err == nil {
-				look(x.address[prefix])
-			}
+		if near.From.Has(q.From) {
+			return false
 		}
-		return near
-	}
-	for at := 0; at >= 0; at = nextLabel(q.Host, at) {
-		look(x.single[namedFrom{q.From, q.Host[at:]}])
-		look(x.groups[q.Host[at:]])
-	}
+		x.from(q.From, place, func(list []int32) bool {
+			near = &x.perms[list[0]]
+			return false
+		})
+		return true
+	})
 	return near
 }
 
@@ -148,17 +208,50 @@ func (in *Intent) decideOutside(q Question) Answer {
 	if q.Host == "" && !q.Addr.IsValid() {
 		return Answer{q: q}
 	}
-	if p := in.outside.first(&q); p != nil {
-		return Answer{Allowed: true, Permission: p, q: q}
+	by := in.heldBy(&q)
+	if by == nil {
+		if p := in.outside.first(&q); p != nil {
+			return Answer{Allowed: true, Permission: p, q: q}
+		}
 	}
 	a := in.refuseOutside(q)
-	if a.quarantine != nil || in.held[q.From].by != nil {
-		return a
+	if a.quarantine == nil {
+		a.quarantine = by
 	}
-	if m := in.modes[q.From]; m != "" && (!q.Addr.IsValid() || netset.Special(q.Addr) == "") {
+	if m := in.modes[q.From]; m != "" && a.quarantine == nil && relaxable(&q) {
 		a.Allowed, a.Relaxed = true, m
 	}
 	return a
+}
+
+// heldBy returns the quarantine of the source or of the gateway, nil if there is
+// none.
+func (in *Intent) heldBy(q *Question) *Quarantine {
+	if x, ok := in.held[q.From]; ok || q.Via == "" {
+		return x.by
+	}
+	return in.held[Party{WorkloadParty, q.Via}].by
+}
+
+// relaxable reports whether a question may be allowed in a mode that does not
+// enforce: one about a special-purpose address never, nor one about a name that is
+// an address in disguise.
+func relaxable(q *Question) bool {
+	if q.Addr.IsValid() {
+		return netset.Special(q.Addr) == ""
+	}
+	return !endsInNumber(q.Host) && !strings.ContainsAny(q.Host, ":%[")
+}
+
+// endsInNumber reports whether the last label of a name is a number, so that every
+// reader of URLs takes the whole for an IPv4 address.
+func endsInNumber(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if len(last) > 1 && last[0] == '0' && last[1]|0x20 == 'x' {
+		return strings.Trim(last[2:], "0123456789abcdefABCDEF") == ""
+	}
+	return last != "" && strings.Trim(last, "0123456789") == ""
 }
 
 func (in *Intent) refuseOutside(q Question) Answer {
@@ -167,29 +260,10 @@ func (in *Intent) refuseOutside(q Question) Answer {
 			return Answer{Nearest: p, q: q, quarantine: in.held.cause(p, q.From)}
 		}
 	}
-	if len(in.Expired) > 0 {
-		for i := range in.Expired {
-			p := &in.Expired[i]
-			if p.From.Has(q.From) && p.names(&q) && p.holdsOutside(&q) {
-				return Answer{Nearest: p, q: q}
-			}
-		}
+	if p := in.past.first(&q); p != nil {
+		return Answer{Nearest: p, q: q}
 	}
 	return Answer{Nearest: in.outside.near(&q), q: q}
-}
-
-// names reports whether an outside permission names the host or address of q.
-func (p *Permission) names(q *Question) bool {
-	if p.To.Kind != OutsideParty || p.Kind == ExposureKind {
-		return false
-	}
-	if q.Host == "" {
-		return p.Addrs.Contains(q.Addr)
-	}
-	return p.Kind != EndpointKind && slices.ContainsFunc(p.Names, func(n string) bool {
-		n = strings.ToLower(n)
-		return n == q.Host || below(q.Host, n)
-	})
 }
 
 // modes are the modes of sources for which not everything is enforced.
@@ -206,30 +280,43 @@ func (in *Intent) Mode(from Party) string {
 // NamesPossible reports whether any permission of a source could lead to a name:
 // whether it is worth resolving.
 func (in *Intent) NamesPossible(from Party, host string) bool {
-	if in.held[from].by != nil {
+	if host == "" || in.held[from].by != nil {
 		return false
 	}
-	if in.modes[from] != "" {
-		return true
-	}
+	return in.modes[from] != "" || len(in.Naming(from, host)) > 0
+}
+
+// Naming returns the permissions in force of a source that name a host outside, in
+// the order of the policy.
+func (in *Intent) Naming(from Party, host string) []*Permission {
+	var out []*Permission
 	x := &in.outside
-	for at := 0; at >= 0; at = nextLabel(host, at) {
-		if len(x.single[namedFrom{from, host[at:]}]) > 0 {
-			return true
-		}
-		for _, i := range x.groups[host[at:]] {
-			if x.perms[i].From.Has(from) {
-				return true
-			}
-		}
+	if host == "" {
+		return nil
 	}
-	return false
+	var ids []int32
+	x.places(&Question{Host: host}, func(place int32) bool {
+		x.from(from, place, func(list []int32) bool {
+			ids = append(ids, list...)
+			return true
+		})
+		return true
+	})
+	slices.Sort(ids)
+	for _, i := range slices.Compact(ids) {
+		out = append(out, &x.perms[i])
+	}
+	return out
 }
 
 // mode reads the mode of the gateway.
 func (r *resolver) mode() {
 	g := r.in.Policy.Gateway
-	if g == nil || g.Mode.Value == "" || g.Mode.Value == Enforce {
+	if g == nil {
+		return
+	}
+	groups := r.groupsOrAll(g.For) // whose names must be right in any mode
+	if g.Mode.Value == "" || g.Mode.Value == Enforce {
 		return
 	}
 	switch {
@@ -246,7 +333,7 @@ func (r *resolver) mode() {
 		return
 	}
 	r.in.modes = modes{}
-	for _, group := range r.groupsOrAll(g.For) {
+	for _, group := range groups {
 		for _, m := range group.Members {
 			r.in.modes[m] = g.Mode.Value
 		}

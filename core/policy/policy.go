@@ -207,7 +207,8 @@ type Destination struct {
 	Owner    Text
 	Hosts    []Text
 	// Addresses are special-purpose addresses (private, loopback, …) that its
-	// hosts may have: CIDRs. Without them only public ones are believed.
+	// hosts may have: CIDRs. Without them only public ones are believed. Single
+	// addresses alone are where its hosts are, and nobody is asked.
 	Addresses   []Text
 	Ports       []Text
 	MultiTenant bool

@@ -36,30 +36,30 @@ func RateUnits() []string {
 // a unit of [RateUnits], and /s.
 func ParseRate(text string) (uint64, error) {
 	amount, ok := strings.CutSuffix(text, "/s")
-	n, err := parseBytes(amount)
+	n, err := parseBytes(amount, maxRate)
 	switch {
+	case !ok || err == errNoAmount:
+		return 0, fmt.Errorf("%q is not a whole number from 1 on, a unit (%s) and /s", text, strings.Join(RateUnits(), ", "))
 	case err == errTooMuch:
 		return 0, fmt.Errorf("%q is more than 1024GiB/s", text)
-	case !ok || err != nil:
-		return 0, fmt.Errorf("%q is not a whole number from 1 on, a unit (%s) and /s", text, strings.Join(RateUnits(), ", "))
 	}
 	return n, nil
 }
 
 var (
 	errNoAmount = errors.New("not a number of bytes")
-	errTooMuch  = errors.New("more than 1024GiB")
+	errTooMuch  = errors.New("too many bytes")
 )
 
-// parseBytes reads a number of bytes such as 100MiB.
-func parseBytes(amount string) (uint64, error) {
+// parseBytes reads a number of bytes such as 100MiB, which is at most most.
+func parseBytes(amount string, most uint64) (uint64, error) {
 	digits := len(amount) - len(strings.TrimLeft(amount, "0123456789"))
 	i := slices.IndexFunc(rateUnits, func(u rateUnit) bool { return u.name == amount[digits:] })
 	if i < 0 || digits == 0 || amount[0] == '0' {
 		return 0, errNoAmount
 	}
 	n, err := strconv.ParseUint(amount[:digits], 10, 64)
-	if err != nil || n > maxRate/rateUnits[i].bytes {
+	if err != nil || n > most/rateUnits[i].bytes {
 		return 0, errTooMuch
 	}
 	return n * rateUnits[i].bytes, nil

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,7 +49,7 @@ func Resolve(p *Policy, now time.Time) (*Intent, source.Diagnostics) {
 	r.others()
 	r.mode()
 	r.in.force, r.in.expired = newIndex(r.in.Permissions), newIndex(r.in.Expired)
-	r.in.outside = newOutside(r.in.Permissions)
+	r.in.outside, r.in.past = newOutside(r.in.Permissions), newOutside(r.in.Expired)
 	r.ds.Sort()
 	return r.in, r.ds
 }
@@ -201,7 +202,7 @@ func (r *resolver) egress() {
 			}
 			for _, g := range from {
 				p := Permission{
-					Kind: EgressKind, From: g, To: Party{OutsideParty, to.Value}, Names: d.names, Addrs: d.addrs, Special: d.special,
+					Kind: EgressKind, From: g, To: Party{OutsideParty, to.Value}, Names: d.names, Addrs: d.addrs, Special: d.special, Fixed: d.fixed,
 					Traffic: d.traffic.Limit(a.requests), ByApplication: a.byApp, Inspect: e.Inspect, Budget: budget,
 					NoServerName: accept[AcceptNoName], EncryptedHello: accept[AcceptEncryptedHello], AnyProtocol: accept[AcceptAnyProtocol], Why: e.Why,
 					Name: fmt.Sprintf("egress %s → %s", g.Name, to.Value), Pos: e.Pos,
@@ -226,11 +227,11 @@ func (r *resolver) throughGateway(p Permission, d place) {
 	way.Name = fmt.Sprintf("gateway for %s", p.Name)
 	r.permit(way)
 	out := p
-	out.Kind, out.From, out.Traffic = GatewayKind, r.single(r.through), d.traffic
+	out.Kind, out.From, out.Traffic, out.Budget = GatewayKind, r.single(r.through), d.traffic, Limits{}
 	out.Name = fmt.Sprintf("gateway %s → %s", r.through.Name, p.To.Name)
 	for i := range r.in.Permissions {
 		q := &r.in.Permissions[i]
-		if q.Kind == GatewayKind && q.To == out.To && q.From == out.From && out.Traffic.SubsetOf(q.Traffic) {
+		if q.Kind == GatewayKind && q.To == out.To && q.From == out.From && slices.Equal(q.Names, out.Names) && out.Traffic.SubsetOf(q.Traffic) {
 			return
 		}
 	}
@@ -259,6 +260,7 @@ type place struct {
 	names   []string
 	addrs   netset.Addrs
 	special netset.Addrs
+	fixed   []netip.Addr
 	traffic netset.Traffic
 }
 
@@ -290,12 +292,17 @@ func (r *resolver) destination(to, region Text, ports []Text) (place, bool) {
 				}
 				name = strings.ReplaceAll(name, "{region}", region.Value)
 			}
+			if !isHost(name) {
+				r.ds.Errorf("host", h.Pos, "destination %s: %q is not a host name", to.Value, name).WithFix("write a name such as api.example.com or *.example.com")
+				return place{}, false
+			}
 			out.names = append(out.names, name)
 		}
 		if len(ports) == 0 {
 			ports = d.Ports
 		}
 		out.special = r.special(d.Addresses)
+		out.fixed = fixed(d.Addresses)
 	case looksLikeAddr(to.Value):
 		a, err := netset.ParseCIDR(to.Value)
 		if err != nil {
@@ -304,7 +311,7 @@ func (r *resolver) destination(to, region Text, ports []Text) (place, bool) {
 		}
 		out.addrs, out.special = a, netset.DeclaredSpecial(a)
 	case strings.Contains(to.Value, "."):
-		if !validHost(to.Value) {
+		if !isHost(to.Value) {
 			r.ds.Errorf("host", to.Pos, "%q is not a host name", to.Value).WithFix("write a name such as api.example.com or *.example.com")
 			return place{}, false
 		}
@@ -336,6 +343,9 @@ func (r *resolver) ports(ports []Text) netset.Traffic {
 func looksLikeAddr(s string) bool {
 	return strings.ContainsAny(s, "/:") || s != "" && strings.Trim(s, "0123456789.") == ""
 }
+
+// isHost accepts a valid host name that nobody takes for an address.
+func isHost(s string) bool { return validHost(s) && !endsInNumber(s) }
 
 // validHost accepts a host name of LDH labels (RFC 1123 section 2.1) with at
 // most one leading `*.` label.
@@ -397,12 +407,13 @@ func (r *resolver) externalEndpoint(e *Endpoint, p Permission) {
 		a, err := netset.ParseCIDR(e.Address.Value)
 		if err != nil {
 			r.ds.Errorf("cidr", e.Address.Pos, "endpoint %s: %v", e.Name.Value, err).WithFix("write the endpoint's address, such as 10.0.3.4")
+			return
 		}
 		p.Addrs, p.Special = a, netset.DeclaredSpecial(a)
 	}
 	for _, h := range e.Hosts {
 		name := strings.ReplaceAll(h.Value, "{region}", e.Region.Value)
-		if !validHost(name) {
+		if !isHost(name) {
 			r.ds.Errorf("region", e.Pos, "endpoint %s: its host is %s, and it has no region", e.Name.Value, h.Value).WithFix("add region: NAME")
 			return
 		}

@@ -28,6 +28,8 @@ const (
 	// Request is one request of a connection whose requests are decided, when
 	// it ended.
 	Request Event = "request"
+	// Lookup is a question to the resolver.
+	Lookup Event = "lookup"
 	// Count is what passed by an exemption in the time before: the kernel counts
 	// it, and no proxy saw it.
 	Count Event = "count"
@@ -42,6 +44,8 @@ const (
 	Source      Side = "source"
 	Destination Side = "destination"
 	Kernel      Side = "kernel"
+	// Gateway is the egress gateway.
+	Gateway Side = "gateway"
 )
 
 // Record is one line of the flow log. The field names are stable; fields may be
@@ -104,8 +108,10 @@ type Peer struct {
 	// Service is what is used of a workload; of something outside the destination
 	// of the policy.
 	Service string `json:"service,omitempty"`
-	// Name is the host name of something outside.
+	// Name is the host name of something outside, Port its port where no address
+	// is known.
 	Name string         `json:"name,omitempty"`
+	Port uint16         `json:"port,omitempty"`
 	ID   string         `json:"id,omitempty"`
 	Addr netip.AddrPort `json:"addr,omitzero"`
 }

@@ -13,7 +13,16 @@ import (
 type Addresses struct {
 	Zones     map[string]Subnet
 	Workloads map[string]Address
+	// Endpoints are those of private endpoints that lead outside, by name.
+	Endpoints map[string]Address
 }
+
+// Gateway returns where the egress gateway and the resolver are in a platform.
+// They are at every workload's own machine: nothing to these addresses leaves it.
+func Gateway(platform string) Address { return subnet(platform, ownZone).address(OwnZone, 0) }
+
+// OwnZone is the name of the platform's own zone, which no policy can give.
+const OwnZone = "-"
 
 // Subnet is a zone's share of the address space.
 type Subnet struct {
@@ -29,14 +38,17 @@ type Address struct {
 }
 
 // The address space. 100.64.0.0/10 (RFC 6598) is shared space that no public
-// network uses; a zone has 16,382 addresses of it, and there are 256 zones.
+// network uses; a zone has 16,382 addresses of it, and there are 255 zones besides
+// the platform's own.
 // The IPv6 space is a unique local /48 (RFC 4193) made from the platform's name,
 // with a /64 for each zone.
 var space4 = netip.MustParseAddr("100.64.0.0")
 
 const (
-	zoneBits     = 14
-	maxZones     = 256
+	zoneBits = 14
+	maxZones = 255
+	// ownZone is the zone of the gateway, the resolver and the private endpoints.
+	ownZone      = 255
 	maxWorkloads = 1<<zoneBits - 2
 )
 
@@ -45,7 +57,7 @@ const (
 // up is given to another only if there is no fresh one: somebody may still hold
 // it for the one that had it.
 func Allocate(p *policy.Policy, before Addresses) (Addresses, error) {
-	out := Addresses{Zones: map[string]Subnet{}, Workloads: map[string]Address{}}
+	out := Addresses{Zones: map[string]Subnet{}, Workloads: map[string]Address{}, Endpoints: map[string]Address{}}
 	zones := newPool(maxZones)
 	for _, s := range before.Zones {
 		zones.recent[s.Index] = true
@@ -71,7 +83,36 @@ func Allocate(p *policy.Policy, before Addresses) (Addresses, error) {
 	if err := out.allocate(p.Workloads, before.Workloads); err != nil {
 		return Addresses{}, err
 	}
-	return out, nil
+	return out, out.allocateEndpoints(p, before.Endpoints)
+}
+
+// allocateEndpoints gives private endpoints addresses of the platform's own zone,
+// of which the gateway has the first.
+func (a *Addresses) allocateEndpoints(p *policy.Policy, before map[string]Address) error {
+	own := newPool(maxWorkloads)
+	own.used[0] = true
+	for _, old := range before {
+		own.recent[old.Index] = true
+	}
+	for i := range p.Endpoints {
+		if old, ok := before[p.Endpoints[i].Name.Value]; ok {
+			a.Endpoints[p.Endpoints[i].Name.Value] = old
+			own.used[old.Index] = true
+		}
+	}
+	zone := subnet(p.Platform.Value, ownZone)
+	for i := range p.Endpoints {
+		name := p.Endpoints[i].Name.Value
+		if _, ok := a.Endpoints[name]; ok {
+			continue
+		}
+		index, ok := own.take()
+		if !ok {
+			return fmt.Errorf("there are more than %d endpoints", maxWorkloads-1)
+		}
+		a.Endpoints[name] = zone.address(OwnZone, index)
+	}
+	return nil
 }
 
 // allocate gives workloads their addresses in the zones of a.

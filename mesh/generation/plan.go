@@ -35,6 +35,7 @@ type packed struct {
 	Policy    *policy.Policy
 	Zones     []named[Subnet]
 	Workloads []named[Address]
+	Endpoints []named[Address]
 }
 
 // named is an entry of a map. The encoding of a map has no order, and a plan
@@ -93,7 +94,7 @@ func (p *Plan) Pack() (data []byte, digest string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	w := packed{Says: vocabulary, Policy: p.Policy, Zones: sorted(p.Addresses.Zones), Workloads: sorted(p.Addresses.Workloads)}
+	w := packed{Says: vocabulary, Policy: p.Policy, Zones: sorted(p.Addresses.Zones), Workloads: sorted(p.Addresses.Workloads), Endpoints: sorted(p.Addresses.Endpoints)}
 	if err := gob.NewEncoder(z).Encode(&w); err != nil {
 		return nil, "", err
 	}
@@ -134,5 +135,5 @@ func unpack(data []byte, digest string, limit int64) (*Plan, error) {
 	if len(w.Says) == 0 || w.Policy == nil {
 		return nil, errors.New("a plan holds no policy")
 	}
-	return &Plan{w.Policy, Addresses{byName(w.Zones), byName(w.Workloads)}}, nil
+	return &Plan{w.Policy, Addresses{byName(w.Zones), byName(w.Workloads), byName(w.Endpoints)}}, nil
 }

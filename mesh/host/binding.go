@@ -26,10 +26,12 @@ type Binding struct {
 	Node string
 	// Unit is a systemd unit, Cgroup a control group of version 2.
 	Unit, Cgroup string
-	Pos          source.Pos
+	// Gateway says that the egress gateway of the machine is the workload.
+	Gateway bool
+	Pos     source.Pos
 }
 
-var bindingFields = []string{"run", "prepare", "dir", "env", "user", "node", "unit", "cgroup"}
+var bindingFields = []string{"run", "prepare", "dir", "env", "user", "node", "unit", "cgroup", "gateway"}
 
 // ParseBinding reads a binding `host: {…}`.
 func ParseBinding(b policy.Binding) (Binding, source.Diagnostics) {
@@ -80,6 +82,11 @@ func (r *bindingReader) read(f policy.Field) {
 		r.out.Unit = r.word(f)
 		if strings.Contains(r.out.Unit, "/") {
 			r.ds.Errorf("unit", f.Text.Pos, "%q is no name of a systemd unit", f.Text.Value).WithFix("write a name such as postgresql.service")
+		}
+	case "gateway":
+		r.out.Gateway = f.Text.Value == "true"
+		if !r.out.Gateway {
+			r.ds.Errorf("wrong-type", f.Key.Pos, "gateway of a host binding can only be true").WithFix("write gateway: true, or leave it out")
 		}
 	case "cgroup":
 		r.out.Cgroup = r.word(f)
@@ -151,7 +158,7 @@ func (r *bindingReader) placeholders(t policy.Text, allowed func(ref string) err
 // together checks which fields stand side by side.
 func (r *bindingReader) together() {
 	var subjects []string
-	for _, key := range []string{"run", "unit", "cgroup"} {
+	for _, key := range []string{"run", "unit", "cgroup", "gateway"} {
 		if _, ok := r.at[key]; ok {
 			subjects = append(subjects, key)
 		}
@@ -159,7 +166,7 @@ func (r *bindingReader) together() {
 	for _, other := range subjects[min(1, len(subjects)):] {
 		r.ds.Errorf("either-or", r.at[other], "a host binding has %s or %s, not both", subjects[0], other).
 			WithNote(r.at[subjects[0]], "%s is here", subjects[0]).
-			WithFix("run starts the workload; unit and cgroup name processes that run already")
+			WithFix("run starts the workload; unit and cgroup name processes that run already; gateway is the machine's own")
 	}
 	if len(subjects) == 0 || subjects[0] == "run" {
 		return
@@ -172,12 +179,12 @@ func (r *bindingReader) together() {
 	}
 }
 
-const placeholderFix = "placeholders are {WORKLOAD/SERVICE} for the address of a service, {own/SERVICE} for the workload's own, {bin} for the folder of prepared programs; write {{ for a brace"
+const placeholderFix = "placeholders are {WORKLOAD/SERVICE} for the address of a service, {own/SERVICE} for the workload's own, {egress} for the URL of the egress gateway, {bin} for the folder of prepared programs; write {{ for a brace"
 
 var placeholderName = regexp.MustCompile(`^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$`)
 
 func anyPlaceholder(ref string) error {
-	if ref != "bin" && !placeholderName.MatchString(ref) {
+	if ref != "bin" && ref != "egress" && !placeholderName.MatchString(ref) {
 		return fmt.Errorf("{%s} is no placeholder", ref)
 	}
 	return nil
@@ -192,7 +199,7 @@ func folderPlaceholder(ref string) error {
 }
 
 // Expand replaces every {REF} in text by what resolve returns for REF: `bin`,
-// `own/SERVICE` or `WORKLOAD/SERVICE`. {{ and }} stand for braces; a single }
+// `egress`, `own/SERVICE` or `WORKLOAD/SERVICE`. {{ and }} stand for braces; a single }
 // without a { before it is itself.
 func Expand(text string, resolve func(ref string) (string, error)) (string, error) {
 	var b strings.Builder

@@ -251,6 +251,12 @@ func (h *Host) names() map[string][]netip.Addr {
 	return maps.Clone(h.plan.Names)
 }
 
+func (h *Host) resolvers() []netip.Addr {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.plan.Resolvers
+}
+
 // liveDir is where the files of this run belong: it is emptied when a Host
 // opens and removed when it closes.
 func (h *Host) liveDir() string { return filepath.Join(h.options.RunDir, "live") }

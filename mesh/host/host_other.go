@@ -39,3 +39,6 @@ func (h *Host) Address(_, _ string) netip.Addr { return netip.Addr{} }
 
 // Own returns no address: Linux only.
 func (h *Host) Own(string) netip.Addr { return netip.Addr{} }
+
+// ListenCaptured returns an error: Linux only.
+func ListenCaptured(string) (socket.Capture, error) { return socket.Capture{}, errLinux }

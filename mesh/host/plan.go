@@ -45,6 +45,8 @@ type Plan struct {
 	Doors    []Door
 	Plain    []Plain
 	Names    map[string][]netip.Addr // every workload of the platform
+	// Resolvers are where workloads find a resolver.
+	Resolvers []netip.Addr
 }
 
 // Zone is a subnet of the mesh.

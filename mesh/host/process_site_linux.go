@@ -21,6 +21,7 @@ type sites struct {
 	mu     sync.Mutex
 	covers []cover // of bulkhead's own folders, as they were first seen
 	hosts  string  // what the hosts file says
+	resolv string  // what resolv.conf says
 	// sockets are the Workload APIs that listen, by address.
 	sockets map[string]string
 }
@@ -133,15 +134,25 @@ func (h *Host) syncHosts() error {
 	if err != nil {
 		return err
 	}
+	resolv := resolvText(h.resolvers())
 	h.sites.mu.Lock()
 	defer h.sites.mu.Unlock()
-	if text == h.sites.hosts {
+	if text == h.sites.hosts && resolv == h.sites.resolv {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(h.liveDir(), "resolv.conf"), nil, 0o644); err != nil {
+	if err := rewrite(filepath.Join(h.liveDir(), "resolv.conf"), resolv); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(h.liveDir(), "hosts"), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err := rewrite(filepath.Join(h.liveDir(), "hosts"), text); err != nil {
+		return err
+	}
+	h.sites.hosts, h.sites.resolv = text, resolv
+	return nil
+}
+
+// rewrite gives a file that is mounted elsewhere another text.
+func rewrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
@@ -149,10 +160,20 @@ func (h *Host) syncHosts() error {
 	if err == nil {
 		err = f.Truncate(int64(len(text)))
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		h.sites.hosts = text
+	return errors.Join(err, f.Close())
+}
+
+// resolvText is resolv.conf(5). A name that is refused once is not asked for
+// elsewhere.
+func resolvText(resolvers []netip.Addr) string {
+	var b strings.Builder
+	for _, a := range resolvers {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
 	}
-	return err
+	if len(resolvers) > 0 {
+		b.WriteString("options timeout:3 attempts:2\n")
+	}
+	return b.String()
 }
 
 func hostsText(names map[string][]netip.Addr) (string, error) {

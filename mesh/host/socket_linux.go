@@ -257,3 +257,9 @@ func socketDestination(fd int, v4 bool) (netip.AddrPort, error) {
 	port := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, sa.Addr.Port))
 	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr.Addr), port), nil
 }
+
+// ListenCaptured listens where a firewall redirects connections to.
+func ListenCaptured(at string) (socket.Capture, error) {
+	l, err := listenConfig(false).Listen(context.Background(), "tcp", at)
+	return socket.Capture{Listener: l, Original: originalDestination}, err
+}

@@ -9,6 +9,7 @@
 package identity
 
 import (
+	"crypto/x509"
 	"fmt"
 	"strings"
 
@@ -35,4 +36,14 @@ func Workload(id spiffeid.ID, trustDomain string) (zone, workload string, err er
 		return "", "", fmt.Errorf("%s is no workload of a platform: its path is not /zone/ZONE/workload/WORKLOAD", id)
 	}
 	return parts[2], parts[4], nil
+}
+
+// WorkloadOf returns the zone and the name of the workload that a verified
+// certificate of the trust domain stands for.
+func WorkloadOf(leaf *x509.Certificate, trustDomain string) (zone, workload string, err error) {
+	id, err := leafID(leaf)
+	if err != nil {
+		return "", "", err
+	}
+	return Workload(id, trustDomain)
 }

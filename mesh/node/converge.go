@@ -237,8 +237,14 @@ func (n *Node) closeDoor(d outerDoor) {
 // resolve gives what a placeholder in a command stands for: {bin}, {own/SERVICE}
 // and {WORKLOAD/SERVICE}.
 func (n *Node) resolve(workload, ref string) (string, error) {
-	if ref == "bin" {
+	switch ref {
+	case "bin":
 		return n.o.BinDir, nil
+	case "egress":
+		if n.o.Outside == nil {
+			return "", errors.New("{egress}: this node has no egress gateway")
+		}
+		return "http://" + net.JoinHostPort(GatewayName, strconv.Itoa(proxy.ProxyPort)), nil
 	}
 	peer, service, _ := strings.Cut(ref, "/")
 	own := peer == "own"

@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/core/netset"
 	"bulkhead/core/policy"
+	"bulkhead/mesh/endpoint"
 	"bulkhead/mesh/generation"
 	"bulkhead/mesh/host"
 	"bulkhead/mesh/proxy"
@@ -19,9 +20,10 @@ import (
 // The ports of the data plane. The first of those that take datagrams is
 // firstUDP; there is one for each service that a workload sends them to.
 const (
-	tunnelPort = 15008
-	firstUDP   = 15020
-	maxUDP     = 4096
+	resolverPort = 53
+	tunnelPort   = 15008
+	firstUDP     = 15020
+	maxUDP       = 4096
 )
 
 // layout is what a generation means for one node. It is computed from the
@@ -34,6 +36,11 @@ type layout struct {
 	doors []outerDoor
 	// limits say what of the policy this node cannot do, one line each.
 	limits []string
+	// gatewayAt is where the gateway and the resolver are; endpoints are the private
+	// ones, endpointsAt where each is.
+	gatewayAt   []netip.Addr
+	endpoints   []endpoint.Endpoint
+	endpointsAt map[string][]netip.Addr
 
 	before *layout // nil for the first; forgotten when the layout is complete
 	// shared are the workloads that are processes in the machine's own namespace.
@@ -114,9 +121,69 @@ func arrange(node string, o *generation.Order, p *generation.Plan, in *policy.In
 				Serves: served(w)})
 		}
 	}
+	l.outside(in, p, bindings)
 	l.permissions(in, p.Addresses, local)
 	l.before = nil
 	return l
+}
+
+// outside says where the gateway, the resolver and the private endpoints are. They
+// are at the same addresses in every namespace, and nowhere on the fabric: what is
+// sent there is captured.
+func (l *layout) outside(in *policy.Intent, p *generation.Plan, bindings map[string]host.Binding) {
+	w := l.world
+	l.gatewayAt = gatewayAt(l.plan.Platform)
+	l.plan.Names[GatewayName] = l.gatewayAt
+	l.plan.Resolvers = l.gatewayAt[:1]
+	w.Gateway, w.Proxies, w.Endpoints = map[netip.Addr]bool{}, map[netip.AddrPort]bool{}, map[netip.Addr]proxy.Endpoint{}
+	for _, a := range l.gatewayAt {
+		w.Gateway[a] = true
+	}
+	l.endpoints, l.endpointsAt = endpoint.Of(in), map[string][]netip.Addr{}
+	for _, e := range l.endpoints {
+		a := p.Addresses.Endpoints[e.Name]
+		l.endpointsAt[e.Name] = []netip.Addr{a.V4, a.V6}
+		for _, addr := range l.endpointsAt[e.Name] {
+			w.Endpoints[addr] = proxy.Endpoint{Name: e.Name, Consumers: e.Consumers, Workload: e.Workload}
+		}
+	}
+	for name, b := range bindings {
+		if !b.Gateway {
+			continue
+		}
+		for _, r := range tcpPorts(in.Workload(name)) {
+			for _, addr := range l.plan.Names[name] {
+				w.Proxies[netip.AddrPortFrom(addr, r)] = true
+			}
+		}
+	}
+	for i := range in.Permissions {
+		if q := &in.Permissions[i]; q.Kind == policy.EgressKind && q.Traffic.HasRequests() && !q.Inspect && q.Traffic.Opens(netset.TCP, 443) {
+			l.limits = append(l.limits, q.Name+" is limited to some requests, which nobody can read in TLS: at port 443 it is denied; add inspect: true or enforcedBy: application, or remove may:")
+		}
+	}
+}
+
+// tcpPorts are the first TCP ports of the services of a workload.
+func tcpPorts(w *policy.Workload) []uint16 {
+	var out []uint16
+	for i := range w.Serves {
+		for _, r := range w.Serves[i].Traffic().Runs() {
+			if r.Protocol == netset.TCP {
+				out = append(out, r.Lo)
+			}
+		}
+	}
+	return out
+}
+
+// resolving captures the questions of those who may use the resolver.
+func (l *layout) resolving(p *policy.Permission, local map[string]bool, seen map[string]map[netip.AddrPort]bool) {
+	for _, from := range p.From.Members {
+		if from.Kind == policy.WorkloadParty && local[from.Name] {
+			l.capture(p, from.Name, resolverPort, l.gatewayAt, seen)
+		}
+	}
 }
 
 // assigned returns the node of a binding: the one that it names, otherwise the
@@ -196,6 +263,10 @@ func (l *layout) permissions(in *policy.Intent, addrs generation.Addresses, loca
 	udp := map[string]map[netip.AddrPort]bool{}
 	for i := range in.Permissions {
 		p := &in.Permissions[i]
+		if p.To.Kind == policy.ResolverParty {
+			l.resolving(p, local, udp)
+			continue
+		}
 		if p.To.Kind != policy.WorkloadParty {
 			continue
 		}
@@ -282,20 +353,8 @@ func (l *layout) datagrams(p *policy.Permission, from string, to generation.Addr
 			continue
 		}
 		for port := int(r.Lo); port <= int(r.Hi); port++ {
-			for _, addr := range []netip.Addr{to.V4, to.V6} {
-				dst := netip.AddrPortFrom(addr, uint16(port))
-				if seen[from] == nil {
-					seen[from] = map[netip.AddrPort]bool{}
-				}
-				if seen[from][dst] {
-					continue
-				}
-				if len(l.world.UDP[from]) == maxUDP {
-					l.limits = append(l.limits, p.Name+" names more UDP ports than a workload can have: the rest is denied")
-					return
-				}
-				seen[from][dst] = true
-				l.world.UDP[from] = append(l.world.UDP[from], proxy.UDPCapture{To: dst, Local: l.captureFor(from, dst)})
+			if !l.capture(p, from, uint16(port), []netip.Addr{to.V4, to.V6}, seen) {
+				return
 			}
 		}
 	}
@@ -325,6 +384,27 @@ func (l *layout) captureFor(from string, dst netip.AddrPort) uint16 {
 		port++
 	}
 	return port
+}
+
+// capture gives the datagrams of a workload to a port at some addresses a port that
+// takes them. It reports false if there are too many.
+func (l *layout) capture(p *policy.Permission, from string, port uint16, at []netip.Addr, seen map[string]map[netip.AddrPort]bool) bool {
+	for _, addr := range at {
+		dst := netip.AddrPortFrom(addr, port)
+		if seen[from] == nil {
+			seen[from] = map[netip.AddrPort]bool{}
+		}
+		if seen[from][dst] {
+			continue
+		}
+		if len(l.world.UDP[from]) == maxUDP {
+			l.limits = append(l.limits, p.Name+" names more UDP ports than a workload can have: the rest is denied")
+			return false
+		}
+		seen[from][dst] = true
+		l.world.UDP[from] = append(l.world.UDP[from], proxy.UDPCapture{To: dst, Local: l.captureFor(from, dst)})
+	}
+	return true
 }
 
 // captures yields the captures that must not have the same port as those of a

@@ -64,6 +64,8 @@ type Options struct {
 	// Everywhere yields the flow records of all nodes since a time; set on the
 	// node that runs control.
 	Everywhere func(ctx context.Context, since time.Time, follow bool) iter.Seq2[flow.Record, error]
+	// Outside is the way out; nil for none.
+	Outside *Outside
 	// Publish is the address at which exposures listen.
 	Publish string
 	// Commands replace the commands of workloads.
@@ -117,7 +119,12 @@ const keptRecords = 1 << 15
 func New(o Options) *Node {
 	n := &Node{o: o, registry: registry.New(), flows: flow.NewLog(keptRecords), started: o.Now(),
 		kick: make(chan struct{}, 1), problems: map[string]string{}, placed: map[string]*placement{}, doors: map[outerDoor]*door{}}
-	n.proxy = proxy.New(proxy.Options{Node: o.Name, Registry: n.registry, Source: o.Identities, Sink: n.flows, Now: o.Now, Log: o.Log})
+	po := proxy.Options{Node: o.Name, Registry: n.registry, Source: o.Identities, Sink: n.flows, Now: o.Now, Log: o.Log}
+	if o.Outside != nil {
+		o.Outside.attach(n.registry, n.flows)
+		po.Outside = o.Outside
+	}
+	n.proxy = proxy.New(po)
 	n.sup = &supervisor{host: o.Host, log: o.Log, resolve: n.resolve, output: o.Output, dir: o.PolicyDir, folders: existing(o.BinDir), running: map[string]*charge{}}
 	return n
 }
@@ -145,6 +152,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.exemptions(ctx) })
 	if k, ok := n.o.Identities.(*identity.Keeper); ok {
 		g.Go(func() error { return k.Run(ctx) })
+	}
+	if n.o.Outside != nil {
+		g.Go(func() error { return n.o.Outside.run(ctx) })
 	}
 	err := g.Wait()
 	n.sup.stop()
@@ -188,6 +198,9 @@ func (n *Node) enforce(o *generation.Order, p *generation.Plan) (control.Applied
 	l := arrange(n.o.Name, o, p, in, bindings, n.layout)
 	l.bind(n.controlGroup)
 	n.problem("existing processes", l.unbound)
+	if n.o.Outside != nil {
+		n.o.Outside.set(l)
+	}
 	n.proxy.SetWorld(l.world)
 	done := n.registry.Enforce(force)
 	done.Closed += first.Closed

@@ -17,6 +17,7 @@ import (
 	"bulkhead/core/policy"
 	"bulkhead/mesh/host"
 	"bulkhead/mesh/probe"
+	"bulkhead/mesh/proxy"
 	"bulkhead/mesh/report"
 )
 
@@ -101,6 +102,9 @@ func (n *Node) probed(l *layout) (*probe.Platform, error) {
 		Doors: map[[2]string]bool{}, Silent: map[string]string{}, Machine: machineAddresses(), APIs: map[string]string{},
 		Private: []string{n.o.RunDir}, PID: os.Getpid(), Run: "p" + hex.EncodeToString(id[:]),
 		FirstPort: int(probePorts.Add(portsBetween))}
+	if n.o.Outside != nil {
+		p.Gateway, p.Via = netip.AddrPortFrom(l.gatewayAt[0], proxy.ProxyPort), n.o.Outside.via()
+	}
 	if n.o.StateDir != "" {
 		p.Private = append(p.Private, n.o.StateDir)
 	}

@@ -95,6 +95,8 @@ func (s *supervisor) stop() { s.set(context.Background(), nil) }
 func (s *supervisor) begin(ctx context.Context, name string, b host.Binding) *charge {
 	c := &charge{binding: b, done: make(chan struct{}), state: report.Idle}
 	switch {
+	case b.Gateway:
+		c.state = report.WayOut
 	case b.Unit != "" || b.Cgroup != "":
 		c.state = report.Bound
 	case len(b.Run) > 0:

@@ -110,6 +110,12 @@ func (n *Node) Status() *report.Status {
 	defer n.mu.Unlock()
 	s := &report.Status{Platform: n.o.Platform, Node: n.o.Name, Mode: string(n.o.Mode), Enforced: n.o.Mode != host.Cooperative,
 		Started: n.started, Open: n.registry.Len()}
+	if n.o.Outside != nil {
+		s.Gateway = n.o.Outside.status()
+		if s.Gateway.Problem != "" {
+			s.Problems = append(s.Problems, "egress gateway: nothing passes while it cannot be recorded: "+s.Gateway.Problem)
+		}
+	}
 	for _, what := range slices.Sorted(maps.Keys(n.problems)) {
 		s.Problems = append(s.Problems, what+": "+n.problems[what])
 	}

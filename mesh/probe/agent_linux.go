@@ -2,7 +2,9 @@ package probe
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +52,8 @@ func (a *agent) do(t *Task) Observation {
 		return a.sendUDP(ctx, t)
 	case AskHTTP:
 		return a.askHTTP(ctx, t)
+	case AskProxy:
+		return a.askProxy(ctx, t)
 	case OpenTunnel, SpeakPlain:
 		var own *x509svid.SVID
 		if t.Credential == Own || t.Credential == Forged || t.Credential == OldTLS {
@@ -192,6 +196,60 @@ func (a *agent) askHTTP(ctx context.Context, t *Task) Observation {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	o.Bytes = len(text)
 	o.Refused = err == nil && json.Unmarshal(text, &body) == nil && body.Error == "denied"
+	return o
+}
+
+// askProxy asks a forward proxy, and says something inside the tunnel that it gives.
+func (a *agent) askProxy(ctx context.Context, t *Task) Observation {
+	o := Observation{Stage: AtConnect}
+	conn, err := a.dial(ctx, t, "tcp")
+	if err != nil {
+		o.fail(err)
+		return o
+	}
+	defer conn.Close()
+	o.Connected, o.Stage = true, AtAnswer
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		o.fail(err)
+		return o
+	}
+	if _, err := conn.Write(t.Raw); err != nil {
+		o.fail(err)
+		return o
+	}
+	answers := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(answers, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		o.fail(err)
+		return o
+	}
+	o.Status = resp.StatusCode
+	if resp.StatusCode != http.StatusOK || !bytes.HasPrefix(t.Raw, []byte(http.MethodConnect)) {
+		var body struct{ Error string }
+		text, err := io.ReadAll(io.LimitReader(answers, min(max(resp.ContentLength, 0), 4096)))
+		o.Refused = err == nil && json.Unmarshal(text, &body) == nil && (body.Error == "denied" || body.Error == "malformed")
+		return o
+	}
+	switch t.ServerName {
+	case "":
+		if _, err := conn.Write(t.Inside); err != nil {
+			o.fail(err)
+			return o
+		}
+		o.watch(conn, t.Hold)
+	default:
+		o.Stage = AtHandshake
+		name := t.ServerName
+		if name == noServerName {
+			name = ""
+		}
+		// Whoever answers is not believed, only noticed.
+		if err := tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true}).HandshakeContext(ctx); err != nil {
+			o.fail(err)
+			return o
+		}
+		o.Done = true
+	}
 	return o
 }
 

@@ -21,6 +21,10 @@ type Platform struct {
 	// Silent says why nothing may answer at a workload: it has no command, or runs
 	// nowhere. That it does not is then nobody's fault.
 	Silent map[string]string
+	// Gateway is where the egress gateway takes requests, invalid if there is none;
+	// Via is the workload that it is in the policy, empty for none.
+	Gateway netip.AddrPort
+	Via     string
 	// Machine are addresses of the machine itself.
 	Machine []netip.Addr
 	// Private are folders of bulkhead, and Sockets unix sockets, of which a workload
@@ -77,10 +81,14 @@ const (
 	// wantOwnIdentity: the Workload API gives the workload's own identity, or
 	// none.
 	wantOwnIdentity
+	// wantWayOut: the gateway lets it out, and its record says so. wantNoWayOut: the
+	// gateway refuses it, and its record says so.
+	wantWayOut
+	wantNoWayOut
 )
 
 func (w want) allowed() bool {
-	return w == wantOpen || w == wantPlain || w == wantRequest || w == wantStream
+	return w == wantOpen || w == wantPlain || w == wantRequest || w == wantStream || w == wantWayOut
 }
 
 // Case is one thing to try, and what is expected of it.

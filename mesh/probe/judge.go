@@ -97,6 +97,10 @@ func (c *Case) judge(o *Observation, s recorded) verdict {
 		return c.judgeStream(o, s)
 	case wantOwnIdentity:
 		return c.judgeIdentity(o)
+	case wantWayOut:
+		return judgeWayOut(o, s)
+	case wantNoWayOut:
+		return judgeNoWayOut(o, s)
 	}
 	return surprise("nobody can judge it")
 }
@@ -253,6 +257,42 @@ func (c *Case) judgeIdentity(o *Observation) verdict {
 		return expected()
 	}
 	return surprise("it gave %s", o.Identity)
+}
+
+// judgeWayOut wants the gateway's word that it let something out.
+func judgeWayOut(o *Observation, s recorded) verdict {
+	switch {
+	case s.denied != nil:
+		return surprise("the gateway refused what the policy permits: %s", s.denied.Why)
+	case s.refusedRequest != nil:
+		return surprise("the gateway refused what the policy permits: %s", s.refusedRequest.Why)
+	case s.opened != nil:
+		return expected()
+	case s.failed != nil:
+		return verdict{report.Broken, "the policy permits it, and it did not come about: " + s.failed.Why, true}
+	case o.Done || o.Status == 200:
+		return surprise("it got out, and the gateway did not record it").soFar()
+	}
+	return verdict{report.Broken, "the policy permits it, and there was no answer", false}
+}
+
+// judgeNoWayOut wants the gateway's word that it refused something.
+func judgeNoWayOut(o *Observation, s recorded) verdict {
+	switch {
+	case s.opened != nil:
+		return surprise("it got out: the gateway let it pass")
+	case o.Done:
+		return surprise("it got out: somebody spoke TLS").soFar()
+	case s.denied != nil || s.refusedRequest != nil:
+		return expected()
+	case s.failed != nil:
+		return verdict{report.Broken, "it did not come to a decision: " + s.failed.Why, true}
+	case o.Refused:
+		return surprise("it was refused, and the gateway did not record it").soFar()
+	case o.Status == 200 && o.Held:
+		return surprise("it is open, and nobody recorded it").soFar()
+	}
+	return verdict{report.Untried, "there was no answer, and nobody recorded a refusal", false}
 }
 
 // noAddress says that there was nothing to dial from.

@@ -86,7 +86,9 @@ func (pl *planner) add(c Case) {
 	}
 	_, here := pl.local[c.To]
 	c.remote = !here
-	if why := pl.Silent[c.To]; why != "" {
+	if c.To == "" && c.silent != "" {
+		c.remote = false // it is outside
+	} else if why := pl.Silent[c.To]; why != "" {
 		c.silent = why
 	}
 	pl.cases = append(pl.cases, &c)

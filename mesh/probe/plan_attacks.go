@@ -27,6 +27,7 @@ func (pl *planner) attacks(m *Member) {
 		pl.spoof(m, victim)
 	}
 	pl.outside(m)
+	pl.egress(m)
 	pl.loopback(m)
 	pl.sockets(m, victim)
 	pl.kernel(m)

@@ -21,6 +21,9 @@ const (
 	SendUDP Act = "udp"
 	// AskHTTP sends a request and reads the status of the answer.
 	AskHTTP Act = "http"
+	// AskProxy sends a request to a forward proxy, and something inside the tunnel
+	// that it may give.
+	AskProxy Act = "proxy"
 	// OpenTunnel speaks the protocol of tunnels with a credential.
 	OpenTunnel Act = "tunnel"
 	// SpeakPlain sends an HTTP request to where TLS is spoken.
@@ -60,6 +63,11 @@ type Task struct {
 	Method string `json:"method,omitempty"`
 	Host   string `json:"host,omitempty"`
 	Path   string `json:"path,omitempty"` // of a request, or of a file
+
+	// Raw is what is said to a proxy, Inside what is said in its tunnel; with
+	// ServerName it is TLS for that server, or for none with "-".
+	Raw    []byte `json:"raw,omitempty"`
+	Inside []byte `json:"inside,omitempty"`
 
 	// Of a tunnel: the credential, whom it claims to be (of the node's own
 	// streams, the name of the workload that opens them), whom it asks for by
@@ -186,6 +194,9 @@ func (t *Task) check() error {
 		if len(text) > maxText || strings.ContainsAny(text, "\x00\r\n") {
 			return fmt.Errorf("task %.40q has a text that is too long or has control characters", t.ID)
 		}
+	}
+	if len(t.Raw) > maxText || len(t.Inside) > maxText {
+		return fmt.Errorf("task %.40q has too much to say", t.ID)
 	}
 	if t.Hold < 0 || t.Hold > maxHold {
 		return fmt.Errorf("task %.40q holds for %s", t.ID, t.Hold)

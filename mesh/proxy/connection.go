@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +37,7 @@ type connection struct {
 	from, to  flow.Peer
 	began     time.Time
 	meter     tunnel.Meter
-	life      lifeline
+	life      registry.Lifeline
 	// proven is the other end once its certificate was verified.
 	proven atomic.Pointer[flow.Peer]
 
@@ -55,7 +54,7 @@ type connection struct {
 func (m *member) begin(side flow.Side, transport string) *connection {
 	c := &connection{m: m, side: side, transport: transport, began: m.p.o.Now()}
 	if !m.track(c) {
-		c.life.sever(errRemoved.Error())
+		c.life.Sever(errRemoved.Error())
 	}
 	return c
 }
@@ -108,7 +107,7 @@ func (c *connection) ask(q policy.Question) bool {
 	if s := c.verdict.Permission.Service; s != nil {
 		c.to.Service = s.Name.Value
 	}
-	e.OnRevoke(func(registry.Reason) { c.life.sever("") })
+	e.OnRevoke(func(registry.Reason) { c.life.Sever("") })
 	return true
 }
 
@@ -119,7 +118,7 @@ func (c *connection) end(opened bool, err error) {
 	if c.entry != nil {
 		c.entry.Done()
 	}
-	why, severed := c.life.severed()
+	why, severed := c.life.Severed()
 	var refused *tunnel.RefusedError
 	switch {
 	case c.entry != nil && c.entry.Revoked():
@@ -201,48 +200,4 @@ func (p *Proxy) generation() uint64 {
 		return f.Number
 	}
 	return 0
-}
-
-// lifeline holds what must be cut to end a connection at once: sockets, streams
-// and what is still being dialled. Its methods may be called from any goroutine.
-type lifeline struct {
-	mu   sync.Mutex // guards the following
-	cut  bool
-	why  string
-	held []func()
-}
-
-// hold adds something to cut; if the line was severed before, it is cut at once.
-// cut must not block.
-func (l *lifeline) hold(cut func()) {
-	l.mu.Lock()
-	if l.cut {
-		l.mu.Unlock()
-		cut()
-		return
-	}
-	l.held = append(l.held, cut)
-	l.mu.Unlock()
-}
-
-// sever cuts everything that is held. The first reason counts.
-func (l *lifeline) sever(why string) {
-	l.mu.Lock()
-	if l.cut {
-		l.mu.Unlock()
-		return
-	}
-	l.cut, l.why = true, why
-	held := l.held
-	l.held = nil
-	l.mu.Unlock()
-	for _, cut := range held {
-		cut()
-	}
-}
-
-func (l *lifeline) severed() (why string, yes bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.why, l.cut
 }

@@ -84,7 +84,7 @@ func (d *datagramCapture) close() {
 	defer d.mu.Unlock()
 	d.closed = true
 	for _, a := range d.open {
-		a.c.life.sever("the policy no longer names datagrams to " + d.to.String())
+		a.c.life.Sever("the policy no longer names datagrams to " + d.to.String())
 	}
 }
 
@@ -101,9 +101,37 @@ func (d *datagramCapture) receive() {
 			continue
 		}
 		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+		if d.resolves() {
+			d.answer(append([]byte(nil), buf[:n]...), client)
+			continue
+		}
 		if a := d.associate(client); a != nil {
 			a.enqueue(buf[:n])
 		}
+	}
+}
+
+// resolves reports whether the destination is the resolver.
+func (d *datagramCapture) resolves() bool {
+	w := d.m.p.world.Load()
+	return d.m.p.o.Outside != nil && w != nil && w.Gateway[d.to.Addr()] && d.to.Port() == resolverPort
+}
+
+// answer has the resolver answer a question. What is beyond the limit is lost, as
+// on any link.
+func (d *datagramCapture) answer(query []byte, client netip.AddrPort) {
+	m := d.m
+	if !m.associations.take("") {
+		return
+	}
+	from := flow.Peer{Workload: m.name, Zone: m.zone, Addr: client}
+	if !m.run(func() {
+		defer m.associations.give("")
+		if b := m.p.o.Outside.Answer(m.ctx, query, from); b != nil {
+			_, _ = d.conn.WriteToUDPAddrPort(b, client) // a client that went away needs no answer
+		}
+	}) {
+		m.associations.give("")
 	}
 }
 
@@ -169,7 +197,7 @@ func (d *datagramCapture) evict() {
 		}
 	}
 	if oldest != nil {
-		oldest.c.life.sever("others needed its place")
+		oldest.c.life.Sever("others needed its place")
 	}
 }
 
@@ -189,7 +217,7 @@ func (d *datagramCapture) carry(a *association, client netip.AddrPort, place Pla
 	if err != nil {
 		d.forget(a, client)
 		a.c.end(false, err)
-		a.c.life.sever("")
+		a.c.life.Sever("")
 		return
 	}
 	a.c.wire = "mtls"
@@ -201,7 +229,7 @@ func (d *datagramCapture) carry(a *association, client netip.AddrPort, place Pla
 	err = a.relay(d.m.ctx, stream, &a.c.meter.Out, &a.c.meter.In, back)
 	d.forget(a, client)
 	a.c.end(true, err)
-	a.c.life.sever("")
+	a.c.life.Sever("")
 }
 
 // association carries the datagrams between one client and one server.
@@ -242,7 +270,7 @@ func (a *association) enqueue(b []byte) {
 func (a *association) relay(ctx context.Context, stream *tunnel.Stream, sent, received *atomic.Int64, back func([]byte) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a.c.life.hold(func() { cancel(nil) })
+	a.c.life.Hold(func() { cancel(nil) })
 	a.touch()
 	done := make(chan struct{})
 	go func() {
@@ -322,14 +350,14 @@ func (c *connection) serveDatagrams(ctx context.Context, in *tunnel.Incoming) {
 		c.failIncoming(in, fmt.Errorf("%s takes no datagrams at port %d: %w", c.m.name, in.Request.Port, err))
 		return
 	}
-	c.life.hold(func() { _ = own.Close() })
+	c.life.Hold(func() { _ = own.Close() })
 	stream, err := in.Accept()
 	if err != nil {
 		c.end(false, err)
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
-	c.life.hold(stream.Reset)
+	c.life.Hold(stream.Reset)
 	c.open()
 	a := newAssociation(c)
 	var answers sync.WaitGroup
@@ -339,7 +367,7 @@ func (c *connection) serveDatagrams(ctx context.Context, in *tunnel.Incoming) {
 		return unlessGone(err)
 	})
 	c.end(true, err)
-	c.life.sever("") // closes own, and so ends collect
+	c.life.Sever("") // closes own, and so ends collect
 	answers.Wait()
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"bulkhead/core/policy"
 	"bulkhead/mesh/flow"
@@ -57,6 +58,8 @@ func (m *member) incoming(ctx context.Context, in *tunnel.Incoming) {
 		_ = in.Refuse(tunnel.Refusal{Code: codeDenied, Says: c.verdict.Why(), Rule: registry.RuleOf(c.verdict.Nearest), Generation: c.verdict.Generation})
 	case c.transport == "udp":
 		c.serveDatagrams(ctx, in)
+	case m.isGateway(in.Request.Port):
+		c.serveGateway(ctx, in)
 	case access == inspected:
 		c.serveInspected(ctx, in)
 	default:
@@ -132,13 +135,33 @@ func (c *connection) recordRefusal(r tunnel.Refusal) {
 func (c *connection) dialOwn(ctx context.Context, port uint16) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	c.life.hold(cancel)
+	c.life.Hold(cancel)
 	own, err := c.m.sockets.DialOwn(ctx, port)
 	if err != nil {
 		return nil, fmt.Errorf("%s does not answer at port %d: %w", c.m.name, port, err)
 	}
-	c.life.hold(func() { resetConn(own) })
+	c.life.Hold(func() { resetConn(own) })
 	return own, nil
+}
+
+// isGateway reports whether a port of the member is that of the egress gateway.
+func (m *member) isGateway(port uint16) bool {
+	w, home := m.p.world.Load(), m.home.Load()
+	return m.p.o.Outside != nil && w != nil && home != nil && w.Proxies[netip.AddrPortFrom(*home, port)]
+}
+
+// serveGateway hands a stream over to the gateway that the member is.
+func (c *connection) serveGateway(ctx context.Context, in *tunnel.Incoming) {
+	stream, err := in.Accept()
+	if err != nil {
+		c.end(false, err)
+		c.life.Sever("")
+		return
+	}
+	c.life.Hold(stream.Reset)
+	c.open()
+	c.m.p.o.Outside.Proxied(ctx, stream, c.from, c.probe)
+	c.end(true, nil)
 }
 
 // serveWhole moves bytes unread.
@@ -151,10 +174,10 @@ func (c *connection) serveWhole(ctx context.Context, in *tunnel.Incoming) {
 	stream, err := in.Accept()
 	if err != nil {
 		c.end(false, err)
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
-	c.life.hold(stream.Reset)
+	c.life.Hold(stream.Reset)
 	c.open()
 	c.end(true, tunnel.Relay(own, stream, c.entry, &c.meter, nil, false))
 }
@@ -164,15 +187,15 @@ func (c *connection) serveInspected(ctx context.Context, in *tunnel.Incoming) {
 	stream, err := in.Accept()
 	if err != nil {
 		c.end(false, err)
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
-	c.life.hold(stream.Reset)
+	c.life.Hold(stream.Reset)
 	c.open()
 	err = c.inspect(ctx, stream, in.Request.Port)
 	c.end(true, err)
 	if err != nil {
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
 	_ = stream.Close()

@@ -15,7 +15,7 @@ import (
 func (c *connection) inspect(ctx context.Context, in net.Conn, port uint16) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c.life.hold(cancel)
+	c.life.Hold(cancel)
 	s := &requestServer{
 		source: c.from.ID,
 		open:   c.askRequest,

@@ -214,7 +214,7 @@ func (m *member) close() {
 	}
 	m.captureDatagrams(nil)
 	for _, c := range m.connections() {
-		c.life.sever(errRemoved.Error())
+		c.life.Sever(errRemoved.Error())
 	}
 	_ = m.pool.Close() // its connections are of no use any more
 	m.running.Wait()

@@ -28,10 +28,12 @@ type Options struct {
 	Registry *registry.Registry
 	Source   identity.Source
 	// Sink takes the records and numbers them.
-	Sink   flow.Sink
-	Now    func() time.Time
-	Log    *slog.Logger
-	Random io.Reader // of connection ids
+	Sink flow.Sink
+	// Outside takes what leads out of the mesh; nil refuses it.
+	Outside Outside
+	Now     func() time.Time
+	Log     *slog.Logger
+	Random  io.Reader // of connection ids
 }
 
 // Workload is a workload of this node.

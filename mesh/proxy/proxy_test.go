@@ -75,7 +75,7 @@ func TestDenied(t *testing.T) {
 	for _, tc := range []struct{ name, from, to, why, rule string }{
 		{"no permission for the port", "a", pf.at("b", 9001), "which allows only", "flow a → b/"},
 		{"no permission for the source", "b", pf.at("c", 9000), "no permission names c", ""},
-		{"outside", "a", "93.184.216.34:443", "outside: 93.184.216.34 is no workload's address, and generation 1 has no egress gateway", ""},
+		{"outside", "a", "93.184.216.34:443", "outside: 93.184.216.34 is no workload's address, and this node has no egress gateway", ""},
 		{"metadata service", "a", "169.254.169.254:80", "outside", ""},
 		{"IPv6 outside", "a", "[2001:db8::1]:80", "outside", ""},
 		{"mapped address of another", "b", "[::ffff:" + pf.sockets["c"].address.String() + "]:9000", "no permission names c", ""},

@@ -49,23 +49,23 @@ func (m *member) fromOutside(conn net.Conn, port uint16) *connection {
 // published carries a connection from outside.
 func (m *member) published(conn net.Conn, port uint16) {
 	c := m.fromOutside(conn, port)
-	c.life.hold(func() { resetConn(conn) })
+	c.life.Hold(func() { resetConn(conn) })
 	var err error
 	if c.id, err = m.p.newID(); err != nil {
 		c.refuse("it has no id: " + err.Error())
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
 	switch c.decide(m.partiesAt(c.from.Addr.Addr()), c.self(), port) {
 	case denied:
 		c.deny()
-		c.life.sever("")
+		c.life.Sever("")
 	case inspected:
 		c.open()
 		err = c.inspect(m.ctx, conn, port)
 		c.end(true, err)
 		if err != nil {
-			c.life.sever("")
+			c.life.Sever("")
 			return
 		}
 		_ = conn.Close()
@@ -79,14 +79,14 @@ func (c *connection) publishWhole(conn net.Conn, port uint16) {
 	own, err := c.dialOwn(c.m.ctx, port)
 	if err != nil {
 		c.end(false, err)
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
 	c.open()
 	client, ok := conn.(*net.TCPConn)
 	if !ok {
 		c.end(true, fmt.Errorf("an exposure listens on TCP, not on %T", conn))
-		c.life.sever("")
+		c.life.Sever("")
 		return
 	}
 	c.end(true, tunnel.RelayPlain(client, own, c.entry, &c.meter, nil))

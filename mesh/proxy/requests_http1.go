@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"bulkhead/mesh/tunnel"
 )
 
 const (
@@ -47,7 +49,7 @@ type upstream struct {
 
 // connect makes sure that there is a connection which the server has not ended.
 func (u *upstream) connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) error {
-	if u.conn != nil && (u.br.Buffered() > 0 || serverEnded(u.conn)) {
+	if u.conn != nil && (u.br.Buffered() > 0 || tunnel.Ended(u.conn)) {
 		u.close()
 	}
 	if u.conn != nil {

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"bulkhead/core/policy"
@@ -18,6 +20,12 @@ type World struct {
 	Places map[netip.Addr]Place
 	// UDP are the captures of datagrams, by source workload.
 	UDP map[string][]UDPCapture
+	// Gateway are the addresses of the egress gateway and the resolver; Proxies
+	// further places at which the gateway is, as the workload that it is.
+	Gateway map[netip.Addr]bool
+	Proxies map[netip.AddrPort]bool
+	// Endpoints are the private endpoints by their addresses.
+	Endpoints map[netip.Addr]Endpoint
 
 	homes map[string]*netip.Addr // Places by workload; set by SetWorld
 }
@@ -33,6 +41,37 @@ func (w *World) index() {
 			w.homes[place.Workload] = &addr
 		}
 	}
+}
+
+// Endpoint is a private endpoint. It exists for its consumers alone.
+type Endpoint struct {
+	Name      string
+	Consumers map[string]bool
+	// Workload is where one to a service of the platform leads, empty for
+	// something outside.
+	Workload string
+}
+
+// The ports of the gateway's address.
+const (
+	// ProxyPort takes requests to a forward proxy.
+	ProxyPort    = 3128
+	resolverPort = 53
+)
+
+// Outside is where what leads out of the mesh goes. Its methods decide, record,
+// serve and close what they are given.
+type Outside interface {
+	// Proxied serves a connection that speaks to a forward proxy, Captured one
+	// that wanted to go to an address, Private one to a private endpoint that
+	// leads outside.
+	Proxied(ctx context.Context, conn net.Conn, from flow.Peer, probe string)
+	Captured(ctx context.Context, conn net.Conn, from flow.Peer, probe string, to netip.AddrPort)
+	Private(ctx context.Context, conn net.Conn, from flow.Peer, probe, endpoint string, port uint16)
+	// Resolve serves a connection to the resolver; Answer answers one datagram, nil
+	// for none.
+	Resolve(ctx context.Context, conn net.Conn, from flow.Peer)
+	Answer(ctx context.Context, query []byte, from flow.Peer) []byte
 }
 
 // Place is what is at an address of the mesh.
@@ -84,7 +123,7 @@ func (p *Proxy) checkIdentities(w *World) {
 		for _, c := range m.connections() {
 			if peer := c.proven.Load(); peer != nil {
 				if why := w.knows(*peer); why != "" {
-					c.life.sever(why)
+					c.life.Sever(why)
 				}
 			}
 		}

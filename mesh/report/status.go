@@ -35,6 +35,41 @@ type Status struct {
 	Quarantines []policy.Quarantine `json:"quarantines,omitempty"`
 	// Open is how many connections, streams and requests are open.
 	Open int `json:"open"`
+	// Gateway is the way out, nil if this node has none.
+	Gateway *Gateway `json:"gateway,omitempty"`
+}
+
+// Gateway is how the egress gateway of a node is doing; its numbers are totals
+// since the start.
+type Gateway struct {
+	Address string `json:"address"` // for HTTPS_PROXY and the like
+	Mode    string `json:"mode"`
+	Allowed uint64 `json:"allowed"`
+	Denied  uint64 `json:"denied"`
+	Failed  uint64 `json:"failed"`
+	Open    int    `json:"open"`
+	// Log is the file of records, Lost how many could not be kept; Problem says why
+	// nothing passes.
+	Log     string `json:"log"`
+	Lost    uint64 `json:"lost,omitempty"`
+	Problem string `json:"problem,omitempty"`
+	// Inspected are the permissions whose TLS is ended at the gateway.
+	Inspected []string    `json:"inspected,omitempty"`
+	Budgets   []BudgetUse `json:"budgets,omitempty"`
+}
+
+// BudgetUse is what a source has used of what it may at a destination, within the
+// times that the limits are for.
+type BudgetUse struct {
+	From         string        `json:"from"`
+	To           string        `json:"to"`
+	Bytes        uint64        `json:"bytes"`
+	MostBytes    uint64        `json:"most_bytes,omitempty"`
+	BytesPer     time.Duration `json:"bytes_per_ns,omitempty"`
+	Requests     uint64        `json:"requests"`
+	MostRequests uint64        `json:"most_requests,omitempty"`
+	RequestsPer  time.Duration `json:"requests_per_ns,omitempty"`
+	Concurrent   int           `json:"concurrent"`
 }
 
 // The states of a workload.
@@ -44,6 +79,7 @@ const (
 	Failed  = "failed"  // it could not be started; tried again
 	Idle    = "idle"    // it has its place and no command
 	Bound   = "bound"   // an existing process, found by unit or cgroup
+	WayOut  = "the egress gateway"
 )
 
 // WorkloadStatus is one workload of this node.
@@ -62,7 +98,7 @@ type WorkloadStatus struct {
 
 // Ready reports whether it is as it should be.
 func (w *WorkloadStatus) Ready() bool {
-	return (w.State == Running || w.State == Idle || w.State == Bound) && (!w.IdentityUntil.IsZero() || w.Quarantined)
+	return (w.State == Running || w.State == Idle || w.State == Bound || w.State == WayOut) && (!w.IdentityUntil.IsZero() || w.Quarantined)
 }
 
 // PeerStatus is another node, as control last heard of it.

@@ -52,11 +52,13 @@ func Relay(app net.Conn, s *Stream, gate Gate, m *Meter, limit *rate.Limiter, ap
 
 // RelayPlain moves bytes between two connections without a tunnel, as Relay
 // does; client opened its one. An idle relay is ended by closing either
-// connection, which resets the other.
-func RelayPlain(client, server *net.TCPConn, gate Gate, m *Meter, limit *rate.Limiter) error {
+// connection, which resets the other. Between two TCP connections without a limit
+// the kernel moves the bytes.
+func RelayPlain(client, server net.Conn, gate Gate, m *Meter, limit *rate.Limiter) error {
 	fail := func() { resetConn(client); resetConn(server) }
 	c := copier{gate: gate, limit: limit, splice: limit == nil}
-	err := c.both(half{server, client, &m.Out, server.CloseWrite}, half{client, server, &m.In, client.CloseWrite}, fail)
+	err := c.both(half{server, client, &m.Out, func() error { return closeWrite(server) }},
+		half{client, server, &m.In, func() error { return closeWrite(client) }}, fail)
 	if err == nil {
 		client.Close()
 		server.Close()

@@ -65,9 +65,12 @@ func (s *socket) reset() {
 	resetConn(s.conn)
 }
 
-// resetConn closes c with a reset where it is TCP. One that is closed already is
-// no error.
+// resetConn closes c with a reset where it is TCP, or TLS over it. One that is
+// closed already is no error.
 func resetConn(c net.Conn) {
+	if over, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = over.NetConn()
+	}
 	if tcp, ok := c.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}

@@ -25,6 +25,7 @@ func Up(w io.Writer, u *render.Up, o Options) error {
 	p.printf("\nwho may talk to whom; everything else is refused\n")
 	p.grants(u.Grants)
 	p.doors(s)
+	p.gateway(s.Gateway)
 	if len(u.Next) > 0 {
 		p.printf("\nin another terminal\n")
 		for _, n := range u.Next {
@@ -57,6 +58,7 @@ func Status(w io.Writer, s *report.Status, now time.Time, o Options) error {
 	}
 	p.problems(s)
 	p.doors(s)
+	p.gateway(s.Gateway)
 	for _, n := range s.Nodes {
 		p.printf("  node %s: generation %d, heard %s ago\n", n.Name, n.Generation, age(now.Sub(n.Heard)))
 	}
@@ -109,7 +111,7 @@ func (p *printer) state(w *report.WorkloadStatus) string {
 	switch {
 	case w.State == report.Idle:
 		says = "idle: it has no command"
-	case w.State != report.Running && w.State != report.Bound:
+	case w.State != report.Running && w.State != report.Bound && w.State != report.WayOut:
 		c = red
 	}
 	if w.Says != "" && w.State != report.Running {
@@ -177,6 +179,30 @@ func (p *printer) doors(s *report.Status) {
 	}
 }
 
+// gateway prints how the way out is doing.
+func (p *printer) gateway(g *report.Gateway) {
+	if g == nil {
+		return
+	}
+	p.printf("  the way out: %s, mode %s · %d allowed, %d denied, %d failed\n", g.Address, p.mode(g.Mode), g.Allowed, g.Denied, g.Failed)
+	for _, name := range g.Inspected {
+		p.hanging("    "+p.paint(yellow, "inspected")+" ", "      ", name+": its TLS is ended at the gateway, and its requests are read")
+	}
+	for _, b := range g.Budgets {
+		says := fmt.Sprintf("%s → %s: %s", b.From, b.To, bytes(int64(b.Bytes)))
+		if b.MostBytes > 0 {
+			says += fmt.Sprintf(" of %s in %s", bytes(int64(b.MostBytes)), age(b.BytesPer))
+		}
+		if b.MostRequests > 0 {
+			says += fmt.Sprintf(", %d of %d requests in %s", b.Requests, b.MostRequests, age(b.RequestsPer))
+		}
+		p.hanging("    budget ", "      ", says)
+	}
+	if g.Lost > 0 {
+		p.printf("    %s %s could not be kept\n", p.paint(red, "records"), plural(int(g.Lost), "record", "records"))
+	}
+}
+
 // age prints a time span in the unit that matters.
 func age(d time.Duration) string {
 	switch {
@@ -216,6 +242,10 @@ func Flow(w io.Writer, r *flow.Record, o Options) error {
 func peer(f *flow.Peer) string {
 	name := f.Workload
 	switch {
+	case f.Name != "" && f.Service != "" && !strings.Contains(f.Name, f.Service):
+		return fmt.Sprintf("%s (%s)", f.Name, f.Service)
+	case f.Name != "":
+		return f.Name
 	case name == "" && f.Addr.IsValid():
 		return f.Addr.String()
 	case name == "":
@@ -234,10 +264,17 @@ func flowFacts(r *flow.Record) []string {
 		facts = append(facts, r.Wire)
 	}
 	if r.Method != "" {
-		facts = append(facts, fmt.Sprintf("%s %d", r.Method, r.Status))
+		method := r.Method
+		if r.Status > 0 {
+			method += fmt.Sprintf(" %d", r.Status)
+		}
+		facts = append(facts, method)
 	}
 	if r.Event == flow.Close || r.Event == flow.Request || r.Event == flow.Count {
 		facts = append(facts, fmt.Sprintf("%s out, %s in", bytes(r.BytesOut), bytes(r.BytesIn)), age(r.Duration))
+	}
+	if r.WouldDeny {
+		facts = append(facts, "would be denied")
 	}
 	if r.Rule != "" {
 		facts = append(facts, r.Rule)

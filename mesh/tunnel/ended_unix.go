@@ -1,16 +1,19 @@
 //go:build unix
 
-package proxy
+package tunnel
 
 import (
 	"net"
 	"syscall"
 )
 
-// serverEnded reports whether the other end of an idle connection closed it, or
+// Ended reports whether the other end of an idle connection closed it, or
 // said something that nobody asked for. Servers end idle connections after a few
 // seconds, and a request that is sent after that is lost.
-func serverEnded(conn net.Conn) bool {
+func Ended(conn net.Conn) bool {
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = over.NetConn() // a TLS alert is something that nobody asked for
+	}
 	socket, ok := conn.(syscall.Conn)
 	if !ok {
 		return false
