@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"sync"
 	"time"
@@ -304,7 +306,7 @@ func isLocal(addr netip.Addr) bool {
 
 func (r *gatewayRun) listen(in *policy.Intent) error {
 	var err error
-	single := net.ListenConfig{}
+	single := net.ListenConfig{KeepAliveConfig: egress.KeepAlive}
 	single.SetMultipathTCP(false) // the kernel moves bytes between plain sockets only
 	open := func(flag, at string, to *netip.AddrPort) net.Listener {
 		if at == "" || err != nil {
@@ -459,6 +461,29 @@ func (r *gatewayRun) certified(cert *x509.Certificate) (egress.Client, error) {
 	return egress.Client{}, errors.New("its certificate names no workload of the policy")
 }
 
+// smallHeap is up to how much memory the garbage collector leaves alone: with a
+// small heap it would run for every few tunnels, and empty the pools of buffers
+// each time.
+const smallHeap = 64 << 20
+
+// paceCollector keeps the collector from running before there is smallHeap of
+// garbage, as long as little is in use. With more in use it is as always.
+func paceCollector(ctx context.Context) error {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			metrics.Read(live)
+			debug.SetGCPercent(int(min(max(100, smallHeap*100/max(live[0].Value.Uint64(), 1<<20)), 6400)))
+		}
+	}
+}
+
 // watchEvery is how often the files of the policy are looked at.
 const watchEvery = time.Second
 
@@ -471,6 +496,7 @@ func (r *gatewayRun) serve(ctx context.Context) error {
 	keep.Go(func() error { return r.budgets.Run(keeping) })
 	g, serving := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.watch(serving) })
+	g.Go(func() error { return paceCollector(serving) })
 	if r.proxy != nil {
 		g.Go(func() error {
 			d := r.door

@@ -1,5 +1,6 @@
 // Package policyfile is the text form of a policy: YAML to [policy.Policy] and
-// back, the formatter, the catalogue of destinations and the JSON Schema.
+// back, the formatter, the catalogue of destinations and of the services that a
+// private endpoint can lead to, and the JSON Schema.
 //
 // One table, in language.go, says what the language is: which sections and
 // keys there are, in which order they are written, what each value may be and
@@ -18,7 +19,8 @@
 //
 // It checks a policy as text only. Whether a name refers to something, whether
 // an access fits its protocol and whether a permission is still in force is
-// for core/policy to say. The package reads and writes no files.
+// for core/policy to say; only a service of a provider must be one of the table,
+// which gives its hosts. The package reads and writes no files.
 //
 // The danger is in what a reader does not see. Anchors, tags and merge keys
 // are refused, since they make the text mean something that is written

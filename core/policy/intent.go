@@ -138,3 +138,13 @@ type Permission struct {
 	Name string
 	Pos  source.Pos
 }
+
+// ByName returns the names under which a layer that knows names lets p out. Those of
+// an endpoint whose address is declared are none of them: outside its consumers' own
+// resolver they lead to the public way.
+func (p *Permission) ByName() []string {
+	if p.Kind == EndpointKind && !p.Addrs.IsEmpty() {
+		return nil
+	}
+	return p.Names
+}

@@ -560,3 +560,37 @@ func BenchmarkOutside10k(b *testing.B) {
 		})
 	}
 }
+
+// TestEndpointAddresses: an endpoint leads to the addresses that are declared, or,
+// without any, to public ones.
+func TestEndpointAddresses(t *testing.T) {
+	in := gatewayPolicy(t, `
+endpoints:
+  near: {hosts: near.test.example, address: 10.0.3.4, consumers: job, because: x, owner: y}
+  far: {hosts: far.test.example, consumers: job, because: x, owner: y}
+  pending: {service: gw/proxy, consumers: job, because: x, owner: y}
+`)
+	for _, c := range []struct {
+		to, addr string
+		allowed  bool
+	}{
+		{"near", "", true}, {"near", "10.0.3.4", true}, {"near", "10.0.3.5", false}, {"near", "93.184.215.14", false},
+		{"far", "", true}, {"far", "93.184.215.14", true}, {"far", "10.0.3.4", false}, {"far", "169.254.169.254", false}, {"far", "::ffff:127.0.0.1", false},
+	} {
+		q := policy.Question{From: party("job"), To: policy.Party{Kind: policy.OutsideParty, Name: policy.EndpointPrefix + c.to}, Protocol: netset.TCP, Port: 443}
+		if c.addr != "" {
+			q.Addr = netip.MustParseAddr(c.addr)
+		}
+		if got := in.Decide(q).Allowed; got != c.allowed {
+			t.Errorf("%s at %q: allowed %v", c.to, c.addr, got)
+		}
+	}
+	for _, host := range []string{"near.test.example", "far.test.example"} {
+		if in.Decide(askOutside("job", host, "93.184.215.14", "")).Allowed {
+			t.Errorf("the name of an endpoint is no way out: %s", host)
+		}
+	}
+	if in.Decide(ask("job", "gw", 3128)).Allowed {
+		t.Error("a pending endpoint permits")
+	}
+}

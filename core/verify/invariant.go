@@ -113,8 +113,8 @@ type checker struct {
 	out []finding.Finding
 }
 
-// Check holds an intent against the built-in and the declared invariants, and
-// announces permissions that end within thirty days.
+// Check holds an intent against the built-in and the declared invariants, announces
+// permissions that end within thirty days, and reports what weakens the way out.
 func Check(in *policy.Intent) []finding.Finding {
 	c := &checker{in: in}
 	for i := range Invariants {
@@ -125,6 +125,7 @@ func Check(in *policy.Intent) []finding.Finding {
 	c.relaxations()
 	c.expiring()
 	c.exempt()
+	c.egress()
 	finding.Sort(c.out)
 	return c.out
 }
@@ -195,9 +196,13 @@ func (c *checker) role(p policy.Party) policy.Role {
 }
 
 // goesOut reports whether a permission leads to the internet: as egress, or as
-// a private endpoint that is at a public address.
+// a private endpoint that is at a public address, as it is without an address.
 func goesOut(p *policy.Permission) bool {
-	return p.Kind == policy.EgressKind || p.Kind == policy.EndpointKind && p.Addrs.Overlaps(netset.PublicAddrs())
+	return p.Kind == policy.EgressKind || atPublicAddress(p) || p.Kind == policy.EndpointKind && p.To.Kind == policy.OutsideParty && p.Addrs.IsEmpty()
+}
+
+func atPublicAddress(p *policy.Permission) bool {
+	return p.Kind == policy.EndpointKind && p.Addrs.Overlaps(netset.PublicAddrs())
 }
 
 func dataInternet(c *checker, p *policy.Permission, from policy.Party) string {
@@ -218,7 +223,7 @@ func trainingReadsData(c *checker, p *policy.Permission, from policy.Party) stri
 }
 
 func trainingEgress(c *checker, p *policy.Permission, from policy.Party) string {
-	if goesOut(p) && c.role(from) == policy.Training && len(p.Names) == 0 {
+	if goesOut(p) && c.role(from) == policy.Training && (len(p.Names) == 0 || atPublicAddress(p)) {
 		return "training reaches addresses (" + p.To.Name + ") instead of named destinations"
 	}
 	return ""

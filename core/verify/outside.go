@@ -56,7 +56,7 @@ func (v *verifier) egressLeaks(w policy.Party, g *group, edges []reach.OutsideEd
 		if e.Name != "" {
 			var want netset.Traffic
 			for _, p := range perms {
-				if holdsName(p.Names, e.Name) {
+				if holdsName(p.ByName(), e.Name) {
 					want = want.Union(p.Traffic)
 				}
 			}
@@ -141,7 +141,7 @@ func (v *verifier) classAt(addrs netset.Addrs) reach.ClassID {
 func namedTraffic(perms []*policy.Permission) netset.Traffic {
 	var t netset.Traffic
 	for _, p := range perms {
-		if len(p.Names) > 0 {
+		if len(p.ByName()) > 0 {
 			t = t.Union(p.Traffic)
 		}
 	}
@@ -194,12 +194,13 @@ func holdsName(patterns []string, name string) bool {
 // be reached where the layers allow it by name or allow all public addresses.
 func (v *verifier) egressBroken(w policy.Party, g *group, edges []reach.OutsideEdge, perms []*policy.Permission) {
 	for _, p := range perms {
-		if len(p.Names) == 0 && p.Addrs.IsEmpty() {
+		names := p.ByName()
+		if len(names) == 0 && p.Addrs.IsEmpty() {
 			continue
 		}
 		var allowed, may netset.Traffic
-		if len(p.Names) > 0 {
-			allowed, may = nameReach(p.Names, edges)
+		if len(names) > 0 {
+			allowed, may = nameReach(names, edges)
 		} else {
 			allowed, may = addrReach(p.Addrs, edges)
 		}

@@ -423,9 +423,12 @@ workloads:
 		{"a public network is the internet", "exposures:\n  - {to: llm/api, from: 0.0.0.0/0" + why, []string{"exposure-dated"}},
 		{"a private network needs no date", "exposures:\n  - {to: llm/api, from: 10.0.0.0/8" + why, nil},
 		{"a chain from a public network", "exposures:\n  - {to: app, from: 0.0.0.0/0" + dated + "flows:\n  - {from: app, to: llm" + why + "  - {from: llm, to: store/api, may: write" + why, []string{"internet-chain"}},
-		{"data calls out through an endpoint", "endpoints:\n  e: {service: foo/bar, address: 0.0.0.0/0, consumers: [store]" + why, []string{"data-internet"}},
-		{"training calls out through an endpoint", "endpoints:\n  e: {service: foo/bar, address: 203.0.114.1, consumers: [job]" + why, []string{"training-egress"}},
-		{"data uses a private endpoint", "endpoints:\n  e: {service: foo/bar, address: 10.0.3.4, consumers: [store]" + why, nil},
+		{"data calls out through an endpoint", "endpoints:\n  e: {hosts: bar.test.example, address: 0.0.0.0/0, consumers: [store]" + why, []string{"data-internet"}},
+		{"training calls out through an endpoint", "endpoints:\n  e: {hosts: bar.test.example, address: 203.0.114.1, consumers: [job]" + why, []string{"training-egress"}},
+		{"data calls out through an endpoint without an address", "endpoints:\n  e: {hosts: bar.test.example, consumers: [store]" + why, []string{"data-internet"}},
+		{"training uses an endpoint by name", "endpoints:\n  e: {hosts: bar.test.example, consumers: [job]" + why, nil},
+		{"data uses an accepted service", "endpoints:\n  e: {service: app/web, consumers: [store], accepted: {by: z, on: 2026-11-01}" + why, nil},
+		{"data uses a private endpoint", "endpoints:\n  e: {hosts: bar.test.example, address: 10.0.3.4, consumers: [store]" + why, nil},
 		{"declared, out over a chain", "flows:\n  - {from: store, to: app" + why + "egress:\n  - {from: app, to: pypi" + why + "invariants:\n  - {id: far, says: never, from: zone/data, to: internet, transitive: true, owner: y}\n", []string{"far"}},
 		{"declared, no way out", "flows:\n  - {from: store, to: app" + why + "egress:\n  - {from: llm, to: pypi" + why + "invariants:\n  - {id: far, says: never, from: zone/data, to: internet, transitive: true, owner: y}\n", nil},
 		{"declared, directly only", "flows:\n  - {from: app, to: llm" + why + "  - {from: llm, to: models, may: read" + why + "invariants:\n  - {id: far, says: never, from: app, to: zone/art, owner: y}\n", nil},
@@ -511,8 +514,8 @@ func TestDiffShowsWhatANameStandsFor(t *testing.T) {
 	for name, c := range map[string]struct{ before, after, added string }{
 		"hosts": {"destinations: {a: {hosts: [api.example.com]}}\negress: [{from: web, to: a, because: x, owner: y}]",
 			"destinations: {a: {hosts: [api.example.com, \"*.example.org\"]}}\negress: [{from: web, to: a, because: x, owner: y}]", "a (*.example.org)"},
-		"address": {"endpoints: {e: {service: f/g, address: 10.0.0.1, consumers: [web], because: x, owner: y}}",
-			"endpoints: {e: {service: f/g, address: 10.0.0.2, consumers: [web], because: x, owner: y}}", "endpoint/e (10.0.0.2/32)"},
+		"address": {"endpoints: {e: {hosts: g.test.example, address: 10.0.0.1, consumers: [web], because: x, owner: y}}",
+			"endpoints: {e: {hosts: g.test.example, address: 10.0.0.2, consumers: [web], because: x, owner: y}}", "endpoint/e (10.0.0.2/32)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := verify.DiffIntents(intent(t, head+c.before), intent(t, head+c.after))

@@ -128,7 +128,7 @@ func (c *Client) Lookup(ctx context.Context, host string) (Answer, error) {
 		return a, nil
 	}
 	if strings.HasSuffix(host, ".localhost") {
-		return Answer{Name: host, Addrs: loopback, TTL: hostsTTL}, nil
+		return Answer{Name: host, Addrs: localhost, TTL: hostsTTL}, nil
 	}
 	if h, ok := c.cache.get(host, c.o.Now()); ok {
 		c.stats.cached.Add(1)
@@ -150,9 +150,9 @@ func (c *Client) Lookup(ctx context.Context, host string) (Answer, error) {
 	}
 }
 
-// loopback is what names below localhost have, whatever a server says (RFC 6761
+// localhost is what names below localhost have, whatever a server says (RFC 6761
 // section 6.3).
-var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+var localhost = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
 // fly is the one question of all who wait for a name.
 func (c *Client) fly(ctx context.Context, host string) (Answer, error) {

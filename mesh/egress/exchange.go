@@ -74,9 +74,6 @@ func (p *proxied) exchange() bool {
 		addrs, r = a.asCaptured(addrs, p.captured)
 	}
 	if r == nil {
-		r = a.charge()
-	}
-	if r == nil {
 		r = p.reach(a, addrs)
 	}
 	if r != nil {
@@ -114,11 +111,13 @@ func (p *proxied) where() (t outside.Target, path, why string) {
 			return t, "", "its target is no path"
 		}
 		if p.endpoint != nil {
-			// The name is the client's own: the endpoint leads to one place.
 			if _, err = outside.ParseHost(h.host, p.fixed.Port); err != nil {
 				return t, "", "its Host: " + err.Error()
 			}
-			return t, path, ""
+			if p.tls == nil || t.Host == "" {
+				// The name is the client's own: the endpoint leads to one place.
+				return t, path, ""
+			}
 		}
 		if p.captured.IsValid() {
 			if t, err = outside.ParseHost(h.host, p.captured.Port()); err != nil {
@@ -145,7 +144,7 @@ func (p *proxied) where() (t outside.Target, path, why string) {
 // refuseRequest answers a request that does not pass. The connection stays usable
 // if no body follows.
 func (p *proxied) refuseRequest(a *ask, r *refusal, body bool) bool {
-	keep := !body && !p.h.closes
+	keep := !body && !p.h.closes && !p.s.g.Draining()
 	p.refuse(a, r, !keep)
 	if !keep {
 		linger(p.in.conn)
@@ -193,6 +192,9 @@ func (p *proxied) forward(a *ask, path string) bool {
 	if x.over || !x.keepServer {
 		p.up.close()
 	}
+	if x.unread {
+		linger(client)
+	}
 	return !x.over && !x.closes && !h.closes
 }
 
@@ -208,6 +210,7 @@ type exchange struct {
 	closes     bool // the client's connection ends after the answer
 	keepServer bool
 	over       bool // both connections have ended with it
+	unread     bool // some of the request's body was not wanted
 	answer     head
 }
 
@@ -245,7 +248,7 @@ func (x *exchange) run(path string) error {
 	}
 	err := x.takeAnswer(s)
 	if !s.complete.Load() {
-		x.closes, x.keepServer = true, false
+		x.closes, x.keepServer, x.unread = true, false, true
 		_ = p.in.conn.SetReadDeadline(time.Unix(1, 0))
 		_ = p.up.conn.SetDeadline(time.Unix(1, 0)) // nothing more is wanted of it
 		s.cancel()
@@ -474,7 +477,7 @@ func (x *exchange) takeAnswer(body *sending) error {
 			return x.switchProtocols()
 		case status == 100 && body != nil:
 			body.start(x)
-			if p.h.expects {
+			if p.h.expects && p.h.minor == 1 {
 				p.h.expects = false
 				if _, err := io.WriteString(p.in.conn, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
 					return errClient
@@ -495,7 +498,7 @@ func (x *exchange) takeFinal(body *sending) error {
 	untilEnd := !empty && !h.chunked && h.length < 0
 	x.keepServer = !h.closes && !untilEnd
 	asChunks := untilEnd && p.h.minor == 1 || h.chunked && p.h.minor == 1
-	if (untilEnd || h.chunked) && !asChunks || body != nil && !body.complete.Load() {
+	if (untilEnd || h.chunked) && !asChunks || body != nil && !body.complete.Load() || p.s.g.Draining() {
 		x.closes = true
 	}
 	b := make([]byte, 0, 1024)

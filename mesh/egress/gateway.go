@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bulkhead/core/netset"
@@ -72,6 +73,10 @@ const (
 	triedAddrs = 4
 )
 
+// KeepAlive finds out that an end of a tunnel is gone. It asks seldom, and costs
+// two system calls instead of four.
+var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Minute, Interval: -1, Count: -1}
+
 // Client is who asks. The gateway believes it.
 type Client struct {
 	// Party is whom the policy knows it as; its Peer stands in records.
@@ -88,11 +93,12 @@ type Gateway struct {
 	counters counters
 	http2    *http.Server // parses; it listens nowhere
 
-	mu       sync.Mutex // guards the following
-	open     map[*session]struct{}
-	clients  map[policy.Party]int
-	draining bool
-	idle     chan struct{} // closed when draining and nothing is open
+	draining atomic.Bool // changed under mu
+
+	mu      sync.Mutex // guards the following
+	open    map[*session]struct{}
+	clients map[policy.Party]int
+	idle    chan struct{} // closed when draining and nothing is open
 }
 
 // New returns a gateway that serves nobody yet.
@@ -119,7 +125,7 @@ func New(o Options) *Gateway {
 		o.Self = func(netip.AddrPort) bool { return false }
 	}
 	if o.Dial == nil {
-		d := net.Dialer{}
+		d := net.Dialer{KeepAliveConfig: KeepAlive}
 		o.Dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			return d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 		}
@@ -145,14 +151,17 @@ type session struct {
 	ctx  context.Context // ends when it is severed
 	stop context.CancelFunc
 	life registry.Lifeline
+	// busy is how much is going on in it; with nothing it only waits for requests.
+	busy atomic.Int32
 }
 
 // begin admits a connection of a client, which is reset when the session is
 // severed. It returns nil if the client may have no more.
 func (g *Gateway) begin(ctx context.Context, c Client, reset func()) *session {
 	s := &session{g: g, c: c}
+	s.busy.Store(1)
 	g.mu.Lock()
-	if g.draining || g.clients[c.Party] >= maxClient {
+	if g.draining.Load() || g.clients[c.Party] >= maxClient {
 		g.mu.Unlock()
 		return nil
 	}
@@ -174,7 +183,7 @@ func (s *session) end() {
 	if g.clients[s.c.Party]--; g.clients[s.c.Party] <= 0 {
 		delete(g.clients, s.c.Party)
 	}
-	if g.draining && len(g.open) == 0 {
+	if g.draining.Load() && len(g.open) == 0 {
 		select {
 		case <-g.idle:
 		default:
@@ -184,13 +193,17 @@ func (s *session) end() {
 }
 
 // Drain takes no more connections and no more requests, and returns when what is
-// open has ended. At the end of ctx it resets the rest.
+// open has ended. What only waits for requests ends at once. At the end of ctx it
+// resets the rest.
 func (g *Gateway) Drain(ctx context.Context) {
 	g.mu.Lock()
-	first := !g.draining
-	g.draining = true
-	if first && len(g.open) == 0 {
+	if !g.draining.Swap(true) && len(g.open) == 0 {
 		close(g.idle)
+	}
+	for s := range g.open {
+		if s.busy.Load() == 0 {
+			go s.life.Sever(errDraining.Error())
+		}
 	}
 	g.mu.Unlock()
 	select {
@@ -200,18 +213,14 @@ func (g *Gateway) Drain(ctx context.Context) {
 	}
 	g.mu.Lock()
 	for s := range g.open {
-		go s.life.Sever("the gateway is going down")
+		go s.life.Sever(errDraining.Error())
 	}
 	g.mu.Unlock()
 	<-g.idle
 }
 
 // Draining reports whether the gateway takes no more.
-func (g *Gateway) Draining() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.draining
-}
+func (g *Gateway) Draining() bool { return g.draining.Load() }
 
 // refusal is why something does not pass. It says what the client is told.
 type refusal struct {
@@ -265,6 +274,7 @@ type ask struct {
 	verdict  registry.Verdict
 	entry    *registry.Entry
 	use      *budget.Use
+	charged  *policy.Permission // the one whose budget it counts in
 	answer   dns.Answer
 	addr     netip.AddrPort // where it led
 	marks    []string       // what enforcing would have refused, in report mode
@@ -307,23 +317,30 @@ func (a *ask) decide(inspectable bool) *refusal {
 		a.question.To, a.question.Host, a.question.Addr = partyOf(a.endpoint), "", netip.Addr{}
 	}
 	a.verdict = g.o.Registry.Decide(a.question)
-	if !a.verdict.Allowed && a.request == nil && inspectable {
+	if a.permission() == nil && a.request == nil && inspectable {
 		// Perhaps some of its requests are allowed, and somebody reads them.
 		some := a.question
 		some.Whole = false
-		if v := g.o.Registry.Decide(some); v.Allowed {
-			if !v.Permission.Inspect {
-				r := refused(v)
-				r.rule, r.says = registry.RuleOf(v.Permission), fmt.Sprintf("%s allows only %s, and nobody can read the requests of this connection", v.Permission.Name, v.Permission.Traffic)
-				return r
-			}
+		switch v := g.o.Registry.Decide(some); {
+		case !v.Allowed || v.Permission == nil:
+		case v.Permission.Inspect:
 			a.question, a.verdict = some, v
+		case !a.verdict.Allowed:
+			return unread(v)
 		}
 	}
 	if !a.verdict.Allowed {
 		return refused(a.verdict)
 	}
 	return nil
+}
+
+// unread is a refusal of a connection of which only some requests are allowed.
+func unread(v registry.Verdict) *refusal {
+	r := refused(v)
+	r.rule = registry.RuleOf(v.Permission)
+	r.says = fmt.Sprintf("%s allows only %s, and nobody can read the requests of this connection", v.Permission.Name, v.Permission.Traffic)
+	return r
 }
 
 var errDraining = errors.New("the gateway is going down")
@@ -348,8 +365,6 @@ func (a *ask) resolve(ctx context.Context) ([]netip.AddrPort, *refusal) {
 		// By an address: it was decided already.
 		return a.own([]netip.AddrPort{netip.AddrPortFrom(a.target.Addr, a.target.Port)})
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
 	var err error
 	if p := a.permission(); p != nil && len(p.Fixed) > 0 {
 		a.answer = dns.Answer{Name: a.target.Host, Addrs: p.Fixed}
@@ -443,7 +458,8 @@ func (a *ask) connect(ctx context.Context, addrs []netip.AddrPort) (net.Conn, *r
 	return nil, last
 }
 
-// register registers the question with its address and decides it again.
+// register registers the question with its address, decides it again and counts it:
+// with its address another permission may hold it than by its name alone.
 func (a *ask) register(addr netip.AddrPort) *refusal {
 	q := a.question
 	q.Addr = addr.Addr()
@@ -453,8 +469,16 @@ func (a *ask) register(addr netip.AddrPort) *refusal {
 		a.entry.Done()
 		return refused(v)
 	}
+	if p := v.Permission; p != nil && !p.Inspect && q.Request == nil && !q.Whole {
+		a.entry.Done()
+		return unread(v)
+	}
 	a.question, a.verdict = q, v
-	return nil
+	r := a.charge()
+	if r != nil {
+		a.entry.Done()
+	}
+	return r
 }
 
 func (a *ask) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
@@ -501,10 +525,18 @@ func (a *ask) revoked() *refusal {
 	return &refusal{status: 403, code: "denied", says: r.Says, rule: r.Rule, number: r.Generation, denied: true}
 }
 
-// charge counts it in its budget. It returns why there is none left.
+// charge counts it in the budget of its permission. It returns why there is none
+// left. Of a connection that is inspected the requests count, and not itself.
 func (a *ask) charge() *refusal {
 	g, p := a.s.g, a.permission()
-	if p == nil || p.Budget.IsZero() {
+	if a.use != nil && a.charged == p {
+		return nil
+	}
+	if a.use != nil {
+		a.use.End()
+		a.use = nil
+	}
+	if p == nil || p.Budget.IsZero() || a.request == nil && p.Inspect {
 		return nil
 	}
 	if g.o.Budgets == nil {
@@ -516,7 +548,7 @@ func (a *ask) charge() *refusal {
 		r.rule = registry.RuleOf(p)
 		return r
 	}
-	a.use = use
+	a.use, a.charged = use, p
 	return nil
 }
 

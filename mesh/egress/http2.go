@@ -24,18 +24,19 @@ const maxStreams = 1000
 // serveHTTP2 serves a client that speaks HTTP/2 until its connection ends. Each
 // CONNECT is a tunnel of its own (RFC 9113 section 8.5). Extended CONNECT (RFC
 // 8441) is not offered; any other request is forwarded as HTTP/1.1 would be.
-func (g *Gateway) serveHTTP2(ctx context.Context, conn net.Conn, c Client) {
+func (s *session) serveHTTP2(conn net.Conn) {
 	over := make(chan struct{})
 	var once sync.Once
 	l := &oneConn{Conn: conn, closed: func() { once.Do(func() { close(over) }) }}
-	ctx = context.WithValue(ctx, clientKey{}, c)
+	ctx := context.WithValue(s.ctx, sessionKey{}, s)
 	stop := context.AfterFunc(ctx, func() { resetConn(conn) })
 	defer stop()
-	_ = g.http2.Serve(&oneListener{ctx: ctx, conn: l})
+	s.busy.Store(0)
+	_ = s.g.http2.Serve(&oneListener{ctx: ctx, conn: l})
 	<-over
 }
 
-type clientKey struct{}
+type sessionKey struct{}
 
 // http2Server returns what parses HTTP/2 for all clients.
 func (g *Gateway) http2Server() *http.Server {
@@ -55,7 +56,10 @@ func (g *Gateway) http2Server() *http.Server {
 			}
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			g.serveStream(w, r, r.Context().Value(clientKey{}).(Client))
+			over := r.Context().Value(sessionKey{}).(*session)
+			over.busy.Add(1)
+			defer over.streamEnded()
+			g.serveStream(w, r, over.c)
 		}),
 	}
 }
@@ -87,6 +91,19 @@ func (l *oneListener) Accept() (net.Conn, error) {
 
 func (l *oneListener) Close() error   { return nil }
 func (l *oneListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// streamEnded ends the connection after its last stream if no more are taken, once
+// the client had time to see how that ended.
+func (s *session) streamEnded() {
+	if s.busy.Add(-1) > 0 || !s.g.Draining() {
+		return
+	}
+	time.AfterFunc(lingerTime, func() {
+		if s.busy.Load() == 0 {
+			s.life.Sever(errDraining.Error())
+		}
+	})
+}
 
 // serveStream serves one request of HTTP/2.
 func (g *Gateway) serveStream(w http.ResponseWriter, r *http.Request, c Client) {
@@ -126,7 +143,11 @@ func (g *Gateway) serveTunnel(w http.ResponseWriter, r *http.Request, c Client) 
 		return
 	}
 	a := s.newAsk(t)
-	upstream, refused := a.tunnelTo(s.ctx)
+	var upstream net.Conn
+	refused := a.otherHost(r.Header["Host"])
+	if refused == nil {
+		upstream, refused = a.tunnelTo(s.ctx)
+	}
 	if refused != nil {
 		a.recordRefusal(refused)
 		a.done()
@@ -142,6 +163,18 @@ func (g *Gateway) serveTunnel(w http.ResponseWriter, r *http.Request, c Client) 
 	}
 	s.carry(a, &reader{conn: conn}, upstream)
 	conn.finish()
+}
+
+// otherHost refuses a request whose Host field, which it need not have, is another
+// than its authority (RFC 9113 section 8.3.1).
+func (a *ask) otherHost(hosts []string) *refusal {
+	if len(hosts) == 0 || len(hosts) == 1 && sameAuthority(hosts[0], a.target) {
+		return nil
+	}
+	if r := a.decide(true); r != nil {
+		return r
+	}
+	return a.s.g.refuse(400, "its Host is another one than its target")
 }
 
 // streamConn is a stream of HTTP/2 as a connection.

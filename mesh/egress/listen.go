@@ -101,7 +101,13 @@ func (g *Gateway) welcome(ctx context.Context, d Door, conn net.Conn, c Client) 
 		return
 	}
 	if over, ok := conn.(*tls.Conn); ok && over.ConnectionState().NegotiatedProtocol == "h2" {
-		g.serveHTTP2(ctx, conn, c)
+		s := g.begin(ctx, c, func() { resetConn(conn) })
+		if s == nil {
+			g.tooMany(conn, c)
+			return
+		}
+		defer s.end()
+		s.serveHTTP2(conn)
 		return
 	}
 	g.ServeProxy(ctx, conn, c)

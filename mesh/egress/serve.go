@@ -78,7 +78,12 @@ func (p *proxied) serve() {
 	g := p.s.g
 	for first := true; ; first = false {
 		p.in.release()
+		p.s.busy.Store(0)
+		if g.Draining() {
+			return
+		}
 		text, err := p.in.head(g.o.IdleTime, g.o.HeadTime)
+		p.s.busy.Store(1)
 		if err != nil {
 			if m, ok := errors.AsType[*badMessage](err); ok {
 				p.malformed(m)
@@ -268,9 +273,6 @@ func (a *ask) tunnelTo(ctx context.Context) (net.Conn, *refusal) {
 	if r != nil {
 		return nil, r
 	}
-	if r := a.charge(); r != nil {
-		return nil, r
-	}
 	return a.connect(ctx, addrs)
 }
 
@@ -279,7 +281,7 @@ func (p *proxied) serveHTTP2(said string) {
 	rest := string(p.in.buffered())
 	p.in.skip(len(rest))
 	p.in.release()
-	p.s.g.serveHTTP2(p.s.ctx, &replayed{p.in.conn, bufio.NewReader(io.MultiReader(strings.NewReader(said+rest), p.in.conn))}, p.s.c)
+	p.s.serveHTTP2(&replayed{p.in.conn, bufio.NewReader(io.MultiReader(strings.NewReader(said+rest), p.in.conn))})
 }
 
 // replayed is a connection of which something was read before.

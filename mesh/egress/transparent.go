@@ -83,9 +83,6 @@ func (s *session) captured(a *ask, in *reader, to *netip.AddrPort) {
 	if r == nil && to != nil {
 		addrs, r = a.asCaptured(addrs, *to)
 	}
-	if r == nil {
-		r = a.charge()
-	}
 	var upstream net.Conn
 	if r == nil {
 		upstream, r = a.connect(s.ctx, addrs)

@@ -45,6 +45,9 @@ func (g *Gateway) throughUpstream(ctx context.Context, up outside.Target, addr n
 		if err != nil {
 			return nil, fmt.Errorf("the upstream proxy %s cannot be resolved: %w", up.Host, err)
 		}
+		if len(answer.Addrs) == 0 {
+			return nil, fmt.Errorf("the upstream proxy %s has no address", up.Host)
+		}
 		at = answer.Addrs[0]
 	}
 	conn, err := g.o.Dial(ctx, netip.AddrPortFrom(at, up.Port))

@@ -160,7 +160,7 @@ func parseHead(b []byte) (h head, size int, err error) {
 	first, fields, _ := bytes.Cut(text, []byte("\r\n"))
 	version, rest, _ := bytes.Cut(first, []byte(" "))
 	code, _, _ := bytes.Cut(rest, []byte(" "))
-	if !bytes.Equal(version, []byte("HTTP/1.1")) && !bytes.Equal(version, []byte("HTTP/1.0")) || len(code) != 3 {
+	if bytes.ContainsAny(first, "\r\n") || !bytes.Equal(version, []byte("HTTP/1.1")) && !bytes.Equal(version, []byte("HTTP/1.0")) || len(code) != 3 {
 		return head{}, 0, fmt.Errorf("%.40q is no response", first)
 	}
 	status, err := strconv.ParseUint(string(code), 10, 16)

@@ -107,7 +107,11 @@ func share(f, direct figure) string {
 	if direct.rate == 0 || f == direct {
 		return thousands(f.rate)
 	}
-	return fmt.Sprintf("%s (%.2g)", thousands(f.rate), f.rate/direct.rate)
+	part, digits := f.rate/direct.rate, 2
+	if part < 0.1 {
+		digits = 3
+	}
+	return fmt.Sprintf("%s (%.*f)", thousands(f.rate), digits, part)
 }
 
 func perOperation(f, _ figure) string { return thousands(f.cpu) }

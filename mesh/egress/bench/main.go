@@ -62,7 +62,7 @@ func main() {
 	flag.StringVar(&what, "what", strings.Join(modes, ","), "measure only these `MODES`")
 	flag.StringVar(&o.program, "bulkhead", "", "measure this `FILE`; without it the program is built")
 	flag.Parse()
-	err := o.choose(only, what)
+	err := o.choose(only, what, flag.Args())
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -84,9 +84,9 @@ type options struct {
 	idle    int   // tunnels
 }
 
-func (o *options) choose(only, what string) error {
-	if flag.NArg() > 0 {
-		return fmt.Errorf("%q is no flag: see -help", flag.Arg(0))
+func (o *options) choose(only, what string, rest []string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("%q is no flag: see -help", rest[0])
 	}
 	if o.rounds < 1 || o.window <= 0 {
 		return errors.New("-rounds and -for must be more than nothing")

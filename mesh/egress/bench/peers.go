@@ -16,15 +16,16 @@ import (
 )
 
 const (
-	direct       = "direct"
-	ours         = "bulkhead"
-	oursMTLS     = "bulkhead+mTLS"
-	squid        = "squid"
-	squidMTLS    = "squid+mTLS"
-	tinyproxy    = "tinyproxy"
-	originsFile  = "hosts"
-	originsLines = "127.0.0.1 " + originName + "\n"
+	direct    = "direct"
+	ours      = "bulkhead"
+	oursMTLS  = "bulkhead+mTLS"
+	squid     = "squid"
+	squidMTLS = "squid+mTLS"
+	tinyproxy = "tinyproxy"
 )
+
+// hostsText is the proxies' file of hosts.
+const hostsText = "127.0.0.1 " + originName + "\n"
 
 // names are all that can be measured, in the order of the table.
 var names = []string{direct, ours, oursMTLS, squid, squidMTLS, tinyproxy}
@@ -160,8 +161,8 @@ func (b *bench) startOurs(ctx context.Context, program string, p peer, at string
 	if err != nil {
 		return nil, err
 	}
-	policy, hosts := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, originsFile)
-	if err := errors.Join(os.WriteFile(policy, []byte(policyOf(b.origin)), 0o600), os.WriteFile(hosts, []byte(originsLines), 0o600)); err != nil {
+	policy, hosts := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "hosts")
+	if err := errors.Join(os.WriteFile(policy, []byte(policyOf(b.origin)), 0o600), os.WriteFile(hosts, []byte(hostsText), 0o600)); err != nil {
 		return nil, err
 	}
 	command := []string{program, "gateway", policy, "--listen", at, "--admin", admin.String(), "--hosts", hosts,
@@ -208,7 +209,7 @@ func (b *bench) startSquid(ctx context.Context, program string, p peer, at strin
 		port = fmt.Sprintf("https_port %[1]s tls-cert=%[2]s/server.pem tls-key=%[2]s/server.key clientca=%[2]s/ca.pem options=NO_TICKET", at, dir)
 		allow = "acl client user_cert CN " + workload + "\nhttp_access allow client names addresses"
 	}
-	files := map[string]string{originsFile: originsLines, "squid.conf": fmt.Sprintf(squidText, port, b.limit, dir, originName, allow)}
+	files := map[string]string{"hosts": hostsText, "squid.conf": fmt.Sprintf(squidText, port, b.limit, dir, originName, allow)}
 	as, err := hand(dir, files)
 	if err != nil {
 		return nil, err

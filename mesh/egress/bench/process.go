@@ -143,7 +143,7 @@ func statCPU(stat string) time.Duration {
 	}
 	var sum time.Duration
 	for _, s := range f[11:13] {
-		n, err := strconv.ParseUint(s, 10, 48)
+		n, err := strconv.ParseUint(s, 10, 38)
 		if err != nil {
 			return 0
 		}
