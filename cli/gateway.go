@@ -58,8 +58,8 @@ lets what is open end, and exits.`,
 		examples: []example{
 			{"bulkhead gateway --client 10.1.0.0/16=trainer --listen 0.0.0.0:3128", "workloads by their network"},
 			{"bulkhead gateway --tls-cert gw.pem --tls-key gw.key --client-ca ca.pem --listen 0.0.0.0:3128", "workloads by their certificates"},
-			{"HTTPS_PROXY=http://127.0.0.1:3128 pip download torch", "on the other side"},
-			{"curl -s http://127.0.0.1:9128/metrics", "for Prometheus"},
+			{"bulkhead gateway --client 10.1.0.0/16=trainer --log - | jq 'select(.verdict == \"deny\")'", "what is refused, as it happens"},
+			{"bulkhead gateway --client 127.0.0.0/8=notebook & HTTPS_PROXY=http://127.0.0.1:3128 pip download torch", "to try it on one machine"},
 		},
 		flags: []flagAdder{gatewayFlags, verboseFlag}, max: 1, run: (*call).gateway,
 	}

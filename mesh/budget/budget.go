@@ -2,28 +2,28 @@
 // says when it is too much: bytes, requests, and what is open at once.
 //
 // It promises that in no time of the length that a limit is for more passes than
-// the limit: the time slides, and does not begin anew at midnight. What was used is
-// kept over restarts; a crash forgets at most what was used since the last save,
-// some seconds. A clock that is set back gives nothing back.
+// the limit: the time slides, and does not begin anew at midnight. Bytes are taken
+// from the budget before they pass, and count until that time is over after the
+// last moment at which they can have passed. What was used is kept over restarts; a
+// crash forgets at most what was used since the last save, some seconds. A clock
+// that is set gives nothing back: forwards as long as the process runs, and back over
+// restarts too.
 //
-// What is dangerous: bytes count when they are granted. Who takes a grant and
-// neither uses nor returns it has used it.
+// What is dangerous: a key is one budget. Whoever asks for one key with different
+// limits in turn holds each use to its own and to those that came last. A limit for
+// a longer time than any before it knows only what the shorter ones remember.
 package budget
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"bulkhead/core/policy"
-	"bulkhead/internal/atomicfile"
 )
 
 // Key is a source and a destination, as the policy names them.
@@ -34,69 +34,40 @@ type Key struct {
 
 // Options say where a Ledger keeps what was used.
 type Options struct {
-	Path string // empty for memory alone
-	Now  func() time.Time
+	Path string           // empty for memory alone
+	Now  func() time.Time // time.Now if nil
+	Log  *slog.Logger     // slog.Default if nil
 }
 
 // Ledger holds what was used. Its methods may be called from any goroutine.
 type Ledger struct {
-	o Options
+	o     Options
+	clock clock
 
-	mu    sync.Mutex // guards the following, and makes accounts
-	open  map[Key]*account
-	saved int // how many accounts the last save had
+	mu   sync.Mutex // guards open
+	open map[Key]*account
+
+	saving sync.Mutex // held while the file is replaced; guards the following
+	onDisk bool       // whether the file says that anything was used
 }
 
 // account is what one source used of one destination.
 type account struct {
-	mu         sync.Mutex // guards the following
-	limits     policy.Limits
-	bytes      window
-	requests   window
-	concurrent int
-	uses       int // of them that have not ended
+	mu sync.Mutex // guards the following
+	// gone says that the ledger forgot it: whoever still has it asks again.
+	gone            bool
+	limits          policy.Limits // those that came last
+	forced          policy.Limits // those of the last call of Limit
+	epoch           uint64        // how often it was called
+	bytes, requests counter
+	// granted are the bytes that may be passing now, of all uses.
+	granted uint64
+	uses    int
 }
 
-const (
-	// slots is how many parts a time has. The part at hand and all before count, so
-	// that a window of that length, wherever it begins, is within them.
-	slots = 60
-	// maxState is the longest state that is read.
-	maxState = 64 << 20
-	// saveEvery is how much time a crash can forget.
-	saveEvery = 5 * time.Second
-	// maxAccounts bounds the memory; sources and destinations are the policy's own.
-	maxAccounts = 1 << 20
-)
-
-// Open reads what was used before.
-func Open(o Options) (*Ledger, error) {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	l := &Ledger{o: o, open: map[Key]*account{}}
-	if o.Path == "" {
-		return l, nil
-	}
-	info, err := os.Stat(o.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxState {
-		return nil, fmt.Errorf("%s has %d bytes, more than budgets can have: remove it to begin with fresh budgets", o.Path, info.Size())
-	}
-	text, err := os.ReadFile(o.Path)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.read(text); err != nil {
-		return nil, fmt.Errorf("%s does not hold the budgets that were used: %w; remove it to begin with fresh ones", o.Path, err)
-	}
-	return l, nil
-}
+// maxAccounts bounds the memory, to some 100 MiB; sources and destinations are the
+// policy's own.
+const maxAccounts = 1 << 16
 
 // OverError says which limit is used up.
 type OverError struct {
@@ -104,7 +75,7 @@ type OverError struct {
 	Limit string // bytes, requests or concurrent
 	Most  uint64
 	Per   time.Duration // 0 for concurrent
-	// Again is when there may be room again, zero if that is not known.
+	// Again is when there is room again, zero where that depends on what is open.
 	Again time.Time
 }
 
@@ -112,107 +83,170 @@ func (e *OverError) Error() string {
 	if e.Per == 0 {
 		return fmt.Sprintf("its budget is used up: %s has %d connections to %s open, which is all that it may", e.From, e.Most, e.To)
 	}
-	return fmt.Sprintf("its budget is used up: %s may use %d %s of %s in %s; there is room again at %s",
-		e.From, e.Most, e.Limit, e.To, e.Per, e.Again.UTC().Format(time.RFC3339))
+	again := "when what is open ends"
+	if !e.Again.IsZero() {
+		again = "at " + e.Again.UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("its budget is used up: %s may use %d %s of %s in %s; there is room again %s", e.From, e.Most, e.Limit, e.To, e.Per, again)
 }
 
 // Use is one request or tunnel that counts. Its owner must call End.
 type Use struct {
-	l    *Ledger
-	key  Key
-	a    *account
-	once sync.Once
+	l *Ledger
+	a *account
+
+	// The account's lock guards the following.
+	limits  policy.Limits
+	epoch   uint64
+	granted uint64 // by the last Grant, and not returned
+	ended   bool
 }
 
 // Begin counts one request, unless a limit is used up: then it returns an
-// *OverError. The limits are those in force now, for what is open too.
+// *OverError. What is open under the key is held to these limits too from now on.
 func (l *Ledger) Begin(k Key, limits policy.Limits) (*Use, error) {
-	a, err := l.account(k)
+	now := l.clock.now()
+	a, err := l.take(k)
 	if err != nil {
 		return nil, err
 	}
-	now := l.o.Now()
-	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.limit(limits, now)
-	over := func(what string, most uint64, w *window) error {
-		e := &OverError{Key: k, Limit: what, Most: most}
-		if w != nil {
-			e.Per, e.Again = w.per, w.again(now)
+	a.hold(limits, now)
+	if over := a.over(now, limits); over != nil {
+		over.Key = k
+		if !over.Again.IsZero() {
+			over.Again = l.clock.shown(over.Again)
 		}
-		return e
-	}
-	switch {
-	case limits.Concurrent > 0 && a.concurrent >= limits.Concurrent:
-		return nil, over("concurrent", uint64(limits.Concurrent), nil)
-	case limits.Bytes.Most > 0 && a.bytes.room(now, limits.Bytes.Most) == 0:
-		return nil, over("bytes", limits.Bytes.Most, &a.bytes)
-	case limits.Requests.Most > 0 && a.requests.room(now, limits.Requests.Most) == 0:
-		return nil, over("requests", limits.Requests.Most, &a.requests)
+		return nil, over
 	}
 	a.requests.add(now, 1)
-	a.concurrent++
 	a.uses++
-	return &Use{l: l, key: k, a: a}, nil
+	return &Use{l: l, a: a, limits: limits, epoch: a.epoch}, nil
 }
 
-// account returns the account of a key, and makes one.
-func (l *Ledger) account(k Key) (*account, error) {
+// Limit says which limits are in force now, wider ones for what is open included.
+func (l *Ledger) Limit(k Key, limits policy.Limits) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	a := l.open[k]
+	l.mu.Unlock()
 	if a == nil {
-		if len(l.open) >= maxAccounts {
-			return nil, fmt.Errorf("there are %d budgets in use: more are refused", maxAccounts)
-		}
-		a = &account{}
-		l.open[k] = a
-	}
-	return a, nil
-}
-
-// limit brings an account to the limits in force. The lock is held.
-func (a *account) limit(limits policy.Limits, now time.Time) {
-	if limits == a.limits {
 		return
 	}
-	a.limits = limits
-	a.bytes.reshape(limits.Bytes.Per, now)
-	a.requests.reshape(limits.Requests.Per, now)
+	now := l.clock.now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hold(limits, now)
+	a.forced = limits
+	a.epoch++
 }
 
-// Grant returns how many of the wanted bytes may pass now, and counts them; 0 says
-// that the budget is used up.
-func (u *Use) Grant(want int64) int64 {
-	now := u.l.o.Now()
-	u.a.mu.Lock()
-	defer u.a.mu.Unlock()
-	n := uint64(max(want, 0))
-	if most := u.a.limits.Bytes.Most; most > 0 {
-		n = min(n, u.a.bytes.room(now, most))
+// take returns the account of a key, locked.
+func (l *Ledger) take(k Key) (*account, error) {
+	for {
+		l.mu.Lock()
+		a := l.open[k]
+		if a == nil {
+			if len(l.open) >= maxAccounts {
+				l.mu.Unlock()
+				return nil, fmt.Errorf("%d pairs of source and destination have used their budgets: no other is counted until one of them no longer counts", maxAccounts)
+			}
+			a = &account{}
+			l.open[k] = a
+		}
+		l.mu.Unlock()
+		a.mu.Lock()
+		if !a.gone {
+			return a, nil
+		}
+		a.mu.Unlock()
 	}
-	u.a.bytes.add(now, n)
+}
+
+// hold makes limits those that came last. The lock is held, as in all that follow.
+func (a *account) hold(limits policy.Limits, now int64) {
+	a.limits = limits
+	a.bytes.cover(limits.Bytes.Per, now)
+	a.requests.cover(limits.Requests.Per, now)
+}
+
+func (a *account) over(now int64, limits policy.Limits) *OverError {
+	if most := limits.Concurrent; most > 0 && a.uses >= most {
+		return &OverError{Limit: "concurrent", Most: uint64(most)}
+	}
+	for _, x := range []struct {
+		limit   string
+		amount  policy.Amount
+		count   *counter
+		granted uint64
+	}{
+		{"bytes", limits.Bytes, &a.bytes, a.granted},
+		{"requests", limits.Requests, &a.requests, 0},
+	} {
+		if x.count.room(now, x.amount, x.granted) == 0 {
+			return &OverError{Limit: x.limit, Most: x.amount.Most, Per: x.amount.Per, Again: x.count.again(now, x.amount, x.granted)}
+		}
+	}
+	return nil
+}
+
+// maxGrant keeps sums of grants far from overflowing.
+const maxGrant = 1 << 40
+
+// Grant returns how many of the wanted bytes may pass now, and counts them; 0 says
+// that the budget is used up. To ask for more is to say that what was granted
+// before has passed.
+func (u *Use) Grant(want int64) int64 {
+	now := u.l.clock.now()
+	a := u.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if u.ended || want <= 0 {
+		return 0
+	}
+	u.settle(now)
+	if u.epoch != a.epoch {
+		u.limits, u.epoch = a.forced, a.epoch
+	}
+	n := min(uint64(want), maxGrant, a.bytes.room(now, u.limits.Bytes, a.granted))
+	if a.limits.Bytes != u.limits.Bytes {
+		n = min(n, a.bytes.room(now, a.limits.Bytes, a.granted))
+	}
+	u.granted = n
+	a.granted = plus(a.granted, n)
 	return int64(n)
 }
 
-// Return gives bytes back that were granted and did not pass.
+// settle counts what was granted as used now, the last moment at which it can have
+// passed.
+func (u *Use) settle(now int64) {
+	u.a.bytes.add(now, u.granted)
+	u.a.granted -= u.granted
+	u.granted = 0
+}
+
+// Return gives bytes of the last grant back that did not pass, and will not.
 func (u *Use) Return(n int64) {
 	u.a.mu.Lock()
 	defer u.a.mu.Unlock()
-	u.a.bytes.remove(uint64(max(n, 0)))
+	back := min(uint64(max(n, 0)), u.granted)
+	u.granted -= back
+	u.a.granted -= back
 }
 
 // End says that it is over. It may be called more than once.
 func (u *Use) End() {
-	u.once.Do(func() {
-		u.a.mu.Lock()
-		defer u.a.mu.Unlock()
-		u.a.concurrent--
-		u.a.uses--
-	})
+	now := u.l.clock.now()
+	u.a.mu.Lock()
+	defer u.a.mu.Unlock()
+	if u.ended {
+		return
+	}
+	u.settle(now)
+	u.ended = true
+	u.a.uses--
 }
 
-// Usage is what was used within the times of the limits.
+// Usage is what was used within the times of the limits that came last.
 type Usage struct {
 	Key
 	Bytes, Requests uint64
@@ -220,106 +254,50 @@ type Usage struct {
 	Limits          policy.Limits
 }
 
-// Usage returns what was used, sorted, and forgets what no longer counts.
+// Usage returns what was used, sorted.
 func (l *Ledger) Usage() []Usage {
-	now := l.o.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	now := l.clock.now()
 	var out []Usage
-	for k, a := range l.open {
-		a.mu.Lock()
-		u := Usage{k, a.bytes.used(now), a.requests.used(now), a.concurrent, a.limits}
-		idle := a.uses == 0 && u.Bytes == 0 && u.Requests == 0
-		a.mu.Unlock()
-		if idle {
-			delete(l.open, k)
-			continue
-		}
-		out = append(out, u)
-	}
-	slices.SortFunc(out, func(a, b Usage) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) })
+	l.each(now, func(k Key, a *account) {
+		out = append(out, Usage{k, plus(a.bytes.used(now, a.limits.Bytes.Per), a.granted), a.requests.used(now, a.limits.Requests.Per), a.uses, a.limits})
+	})
+	slices.SortFunc(out, func(a, b Usage) int { return compareKeys(a.Key, b.Key) })
 	return out
 }
 
-// Run saves what is used until ctx ends, and then once more.
-func (l *Ledger) Run(ctx context.Context) error {
-	tick := time.NewTicker(saveEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return l.Save()
-		case <-tick.C:
-			_ = l.Save() // again in a moment; the last one says what is wrong
-		}
-	}
-}
+func compareKeys(a, b Key) int { return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To)) }
 
-// state is what lies on disk.
-type state struct {
-	Version int      `json:"version"`
-	Used    []stated `json:"used"`
-}
-
-type stated struct {
-	Key
-	Bytes    windowState `json:"bytes"`
-	Requests windowState `json:"requests"`
-}
-
-type windowState struct {
-	Per  time.Duration `json:"per_ns"`
-	Last int64         `json:"last"`
-	// Parts are from the oldest to the one that is Last.
-	Parts []uint64 `json:"parts,omitempty"`
-}
-
-const stateVersion = 1
-
-// Save writes what was used.
-func (l *Ledger) Save() error {
-	if l.o.Path == "" {
-		return nil
-	}
-	used := l.Usage()
+// each calls do for every account, which is locked, and forgets those that no longer
+// count.
+func (l *Ledger) each(now int64, do func(Key, *account)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(used) == 0 && l.saved == 0 {
-		return nil
-	}
-	s := state{Version: stateVersion}
-	for _, u := range used {
-		a := l.open[u.Key]
+	for k, a := range l.open {
 		a.mu.Lock()
-		s.Used = append(s.Used, stated{u.Key, a.bytes.state(), a.requests.state()})
+		if a.idle(now) {
+			a.gone = true
+			delete(l.open, k)
+		} else {
+			do(k, a)
+		}
 		a.mu.Unlock()
 	}
-	text, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(l.o.Path, append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	l.saved = len(used)
-	return nil
 }
 
-func (l *Ledger) read(text []byte) error {
-	var s state
-	if err := json.Unmarshal(text, &s); err != nil {
-		return err
+// idle reports whether an account is as good as a new one, and forgets what of it is.
+func (a *account) idle(now int64) bool {
+	if a.uses > 0 {
+		return false
 	}
-	if s.Version != stateVersion {
-		return fmt.Errorf("its version is %d and not %d", s.Version, stateVersion)
+	a.bytes.forget(now)
+	a.requests.forget(now)
+	return len(a.bytes) == 0 && len(a.requests) == 0
+}
+
+// plus adds, and stays at the most instead of beginning anew.
+func plus(a, b uint64) uint64 {
+	if b > math.MaxUint64-a {
+		return math.MaxUint64
 	}
-	for _, u := range s.Used {
-		a := &account{}
-		if err := errors.Join(a.bytes.restore(u.Bytes), a.requests.restore(u.Requests)); err != nil {
-			return err
-		}
-		l.open[u.Key] = a
-	}
-	l.saved = len(s.Used)
-	return nil
+	return a + b
 }

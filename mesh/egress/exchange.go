@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -212,6 +213,7 @@ type exchange struct {
 	over       bool // both connections have ended with it
 	unread     bool // some of the request's body was not wanted
 	answer     head
+	out        lookout
 }
 
 // errClient says that it was the client who broke it.
@@ -236,7 +238,8 @@ func (x *exchange) run(path string) error {
 		return err
 	}
 	if h.length <= 0 && !h.chunked {
-		return x.takeAnswer(nil)
+		x.lookOut()
+		return x.orGone(x.takeAnswer(nil))
 	}
 	s := &sending{done: make(chan error, 1)}
 	if h.expects && h.minor == 1 {
@@ -253,6 +256,7 @@ func (x *exchange) run(path string) error {
 		_ = p.up.conn.SetDeadline(time.Unix(1, 0)) // nothing more is wanted of it
 		s.cancel()
 		sent := <-s.done
+		err = x.orGone(err)
 		_ = p.in.conn.SetReadDeadline(time.Time{})
 		if err != nil && sent != nil && !errors.Is(sent, errSendingEnded) {
 			return sent // the answer failed because of this
@@ -260,7 +264,65 @@ func (x *exchange) run(path string) error {
 		return err
 	}
 	<-s.done
+	return x.orGone(err)
+}
+
+// lookout notices that a client goes away while its answer takes long: nobody
+// would read it, and the server would go on for nothing. A client that ends its
+// side counts as gone.
+type lookout struct {
+	timer   *time.Timer // nil if there is none
+	running sync.WaitGroup
+	gone    atomic.Bool
+}
+
+// lookoutAfter is how long an answer takes before somebody looks.
+const lookoutAfter = time.Second
+
+// lookOut begins to look, when all of the request is read. What the client says
+// meanwhile is kept for the next request.
+func (x *exchange) lookOut() {
+	in := &x.p.in
+	if len(in.buffered()) > 0 || !interruptible(in.conn) {
+		return
+	}
+	x.out.running.Add(1)
+	x.out.timer = time.AfterFunc(lookoutAfter, func() {
+		defer x.out.running.Done()
+		if err := in.fill(maxHead); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			x.out.gone.Store(true)
+			resetConn(x.p.up.conn)
+		}
+	})
+}
+
+// orGone ends the lookout, and returns why an exchange failed.
+func (x *exchange) orGone(err error) error {
+	if t := x.out.timer; t != nil && !t.Stop() {
+		_ = x.p.in.conn.SetReadDeadline(time.Unix(1, 0))
+		x.out.running.Wait()
+		_ = x.p.in.conn.SetReadDeadline(time.Time{})
+	}
+	x.out.timer = nil
+	if err != nil && x.out.gone.Load() {
+		return errClient
+	}
 	return err
+}
+
+// interruptible reports whether a read that was interrupted by a deadline can go
+// on later. That of a stream cannot; its context says when its client is gone.
+func interruptible(c net.Conn) bool {
+	for {
+		switch over := c.(type) {
+		case *streamConn:
+			return false
+		case interface{ NetConn() net.Conn }:
+			c = over.NetConn()
+		default:
+			return true
+		}
+	}
 }
 
 // consentTime is how long a server may take to consent to a body.
@@ -359,6 +421,7 @@ func (s *sending) start(x *exchange) {
 		go func() {
 			err := x.sendBody()
 			if err == nil {
+				x.lookOut()
 				s.complete.Store(true)
 			} else if !errors.Is(err, errSendingEnded) {
 				resetConn(x.p.up.conn) // the server must not take a part for the whole
@@ -585,6 +648,7 @@ func (x *exchange) copyAll(from io.Reader) error {
 func (x *exchange) switchProtocols() error {
 	p, h := x.p, &x.answer
 	x.status, x.over = 101, true
+	_ = x.orGone(nil) // from here on the relay looks
 	if !x.upgrades() || !strings.EqualFold(firstProtocol(h.upgrade), firstProtocol(p.h.upgrade)) && !slices.ContainsFunc(strings.Split(p.h.upgrade, ","), func(s string) bool {
 		return strings.EqualFold(strings.TrimSpace(s), strings.TrimSpace(h.upgrade))
 	}) {

@@ -31,7 +31,9 @@ func (s *session) serveHTTP2(conn net.Conn) {
 	ctx := context.WithValue(s.ctx, sessionKey{}, s)
 	stop := context.AfterFunc(ctx, func() { resetConn(conn) })
 	defer stop()
-	s.busy.Store(0)
+	if s.busy.Store(0); s.g.Draining() {
+		return
+	}
 	_ = s.g.http2.Serve(&oneListener{ctx: ctx, conn: l})
 	<-over
 }

@@ -108,6 +108,7 @@ func (g *Gateway) welcome(ctx context.Context, d Door, conn net.Conn, c Client) 
 		}
 		defer s.end()
 		s.serveHTTP2(conn)
+		_ = conn.Close()
 		return
 	}
 	g.ServeProxy(ctx, conn, c)

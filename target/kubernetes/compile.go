@@ -168,25 +168,26 @@ func (p *plan) resolver(m *policy.Permission) bool {
 // egress permits workloads to reach what is outside.
 func (p *plan) egress(m *policy.Permission) bool {
 	done := false
+	names := m.ByName()
 	if !m.Addrs.IsEmpty() {
 		done = p.egressTo(m, blockPeer(m.Addrs), func() { p.checkBlock(m) })
 	}
 	switch {
-	case len(m.Names) == 0 && m.Addrs.IsEmpty():
+	case len(names) == 0 && m.Addrs.IsEmpty():
 		p.egressTo(m, peerSet{}, func() {
 			p.leave(limitNoAddress.Of(m, "%s: the endpoint's address is not declared, so it stays closed", m.Name))
 		})
-	case len(m.Names) == 0:
+	case len(names) == 0:
 	case p.admin:
-		done = p.egressTo(m, namesPeer(m.Names), nil) || done
+		done = p.egressTo(m, namesPeer(names), nil) || done
 	case p.isGateway(m):
 		done = p.egressTo(m, blockPeer(netset.PublicAddrs()), func() {
 			p.leave(limitGatewayNames.Of(m, "%s: every public address is open on %s, where only %s is declared",
-				m.Name, m.Traffic.AnyRequests(), strings.Join(m.Names, ", ")))
+				m.Name, m.Traffic.AnyRequests(), strings.Join(names, ", ")))
 		}, "NetworkPolicy knows no names: the gateway itself decides by name.") || done
 	default:
 		p.egressTo(m, peerSet{}, func() {
-			p.leave(limitNames.Of(m, "%s: %s stays closed, since NetworkPolicy has no names", m.Name, strings.Join(m.Names, ", ")))
+			p.leave(limitNames.Of(m, "%s: %s stays closed, since NetworkPolicy has no names", m.Name, strings.Join(names, ", ")))
 		})
 	}
 	return done

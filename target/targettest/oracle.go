@@ -293,7 +293,7 @@ func (o *oracle) isTo(p *policy.Permission, to []policy.Party, dst *Place) bool 
 	case dst.Domain == "":
 		return p.Addrs.Contains(dst.Addr)
 	}
-	for _, n := range p.Names {
+	for _, n := range p.ByName() {
 		if n == dst.Domain || strings.HasPrefix(n, "*.") && strings.HasSuffix(dst.Domain, n[1:]) {
 			return true
 		}
