@@ -37,6 +37,7 @@ var heavy = os.Getenv("BULKHEAD_HEAVY") != ""
 const (
 	asUp       = "as-up"
 	asWorkload = "as-workload"
+	asExec     = "as-exec"
 )
 
 // become returns if this process is none of these.
@@ -44,6 +45,13 @@ func become(args []string) {
 	switch {
 	case len(args) > 1 && args[1] == asUp:
 		becomeUp(args[2])
+	case len(args) > 3 && args[1] == asExec:
+		code, err := node.Dial(args[2]).Exec(context.Background(), node.ExecQuestion{Workload: args[3], Command: args[4:]})
+		if err != nil {
+			fmt.Println(err)
+			code = 1
+		}
+		os.Exit(code)
 	case len(args) > 2 && args[1] == asWorkload:
 		becomeWorkload(args[2], args[3:])
 	}
