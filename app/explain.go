@@ -310,6 +310,45 @@ func (s *sources) decide(from, to policy.Party, ask Ask, d *render.Declared) {
 	}
 }
 
+// termsOf says what the egress gateway holds a permission to.
+func termsOf(p *policy.Permission) []string {
+	if p.To.Kind != policy.OutsideParty || p.Kind == policy.ExposureKind {
+		return nil
+	}
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if b := p.Budget; b.Bytes.Most > 0 {
+		add("each may exchange %s with it in any %s", policy.ByteCount(b.Bytes.Most), policy.Period(b.Bytes.Per))
+	}
+	if b := p.Budget; b.Requests.Most > 0 {
+		add("each may make %d requests in any %s", b.Requests.Most, policy.Period(b.Requests.Per))
+	}
+	if n := p.Budget.Concurrent; n > 0 {
+		add("each may have %d connections open", n)
+	}
+	switch {
+	case p.Inspect:
+		add("TLS is ended at the gateway, which reads every request")
+	case p.AnyProtocol:
+		add("any protocol may be spoken; only the name is checked")
+	case len(p.Names) > 0 && p.Kind == policy.EgressKind:
+		add("TLS must be for the name that was asked for")
+	}
+	if p.NoServerName {
+		add("TLS may name no server")
+	}
+	if p.EncryptedHello {
+		add("the client hello may be encrypted")
+	}
+	switch {
+	case len(p.Fixed) > 0:
+		add("its hosts are at %s", p.Special)
+	case !p.Special.IsEmpty() && len(p.Names) > 0:
+		add("its hosts may be at %s", p.Special)
+	}
+	return out
+}
+
 func justify(d *render.Declared, p *policy.Permission) {
 	*d = render.Declared{
 		Verdict: finding.Allowed, Permission: p.Name, At: p.Pos.Short(), Via: p.Via,
@@ -321,5 +360,6 @@ func justify(d *render.Declared, p *policy.Permission) {
 	if p.ByApplication {
 		d.Why = "the application itself limits the access"
 	}
+	d.Terms = termsOf(p)
 	d.Because = strings.TrimSpace(d.Because)
 }

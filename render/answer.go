@@ -44,6 +44,9 @@ type Declared struct {
 	Why        string
 	// Via is the gateway that a declared egress goes through.
 	Via string
+	// Terms are what the gateway holds it to besides: budgets, inspection, what it
+	// accepts, one line each.
+	Terms []string
 	// Because, Owner and Until justify a permission that decides.
 	Because, Owner, Until string
 }

@@ -69,6 +69,28 @@ func ParseConcurrent(text string) (int, error) {
 	return int(n), nil
 }
 
+// ByteCount writes a number of bytes as a budget does, in the largest unit that
+// divides it.
+func ByteCount(n uint64) string {
+	best := rateUnit{"B", 1}
+	for _, u := range rateUnits {
+		if n%u.bytes == 0 && u.bytes > best.bytes && !strings.HasSuffix(u.name, "bit") {
+			best = u
+		}
+	}
+	return strconv.FormatUint(n/best.bytes, 10) + best.name
+}
+
+// Period writes the time of a budget as a word.
+func Period(d time.Duration) string {
+	for word, per := range periods {
+		if per == d {
+			return word
+		}
+	}
+	return d.String()
+}
+
 func cutPeriod(text string) (amount string, per time.Duration, ok bool) {
 	amount, word, _ := strings.Cut(text, "/")
 	per = periods[word]

@@ -27,15 +27,16 @@ type deployed struct {
 }
 
 type declared struct {
-	Verdict    string `json:"verdict"`
-	Allow      string `json:"allow"`
-	Permission string `json:"permission,omitempty"`
-	At         string `json:"at,omitempty"`
-	Why        string `json:"why,omitempty"`
-	Via        string `json:"via,omitempty"`
-	Because    string `json:"because,omitempty"`
-	Owner      string `json:"owner,omitempty"`
-	Until      string `json:"until,omitempty"`
+	Verdict    string   `json:"verdict"`
+	Allow      string   `json:"allow"`
+	Permission string   `json:"permission,omitempty"`
+	At         string   `json:"at,omitempty"`
+	Why        string   `json:"why,omitempty"`
+	Via        string   `json:"via,omitempty"`
+	Terms      []string `json:"terms,omitempty"`
+	Because    string   `json:"because,omitempty"`
+	Owner      string   `json:"owner,omitempty"`
+	Until      string   `json:"until,omitempty"`
 }
 
 // Answer writes whether one party reaches another.
@@ -53,7 +54,7 @@ func Answer(w io.Writer, a *render.Answer) error {
 		doc.Deployed = x
 	}
 	if d := a.Declared; d != nil {
-		doc.Declared = &declared{d.Verdict.String(), d.Allow, d.Permission, d.At, d.Why, d.Via, d.Because, d.Owner, d.Until}
+		doc.Declared = &declared{d.Verdict.String(), d.Allow, d.Permission, d.At, d.Why, d.Via, d.Terms, d.Because, d.Owner, d.Until}
 	}
 	return write(w, doc)
 }

@@ -39,6 +39,9 @@ func (p *printer) declared(d *render.Declared) {
 		if d.Via != "" {
 			p.hanging("    ", "      ", "through the gateway "+d.Via+", and no other way")
 		}
+		for _, t := range d.Terms {
+			p.hanging("    ", "      ", t)
+		}
 		if d.Because != "" {
 			p.hanging("    ", "      ", "because "+d.Because)
 		}
