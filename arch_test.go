@@ -55,7 +55,7 @@ var lattice = []struct {
 	{"mesh/dns", []string{"core/netset"}, []string{"golang.org/x/net", "golang.org/x/sync"}},
 	{"mesh/budget", []string{"core/policy", "internal"}, nil},
 	{"mesh/endpoint", []string{"core/netset", "core/policy", "mesh/registry"}, nil},
-	{"mesh/egress", []string{"core/netset", "core/policy", "internal", "mesh/budget", "mesh/dns", "mesh/flow", "mesh/outside", "mesh/registry", "mesh/tunnel"},
+	{"mesh/egress", []string{"core/netset", "core/policy", "internal", "mesh/budget", "mesh/dns", "mesh/endpoint", "mesh/flow", "mesh/outside", "mesh/registry", "mesh/tunnel"},
 		[]string{"golang.org/x/net", "golang.org/x/sys"}},
 	{"mesh/tunnel", []string{"mesh/identity"}, []string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/time"}},
 	{"mesh/proxy", []string{"core/netset", "core/policy", "mesh/flow", "mesh/registry", "mesh/identity", "mesh/socket", "mesh/tunnel"},

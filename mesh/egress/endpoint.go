@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"bulkhead/core/policy"
+	"bulkhead/mesh/endpoint"
 	"bulkhead/mesh/outside"
 )
 
@@ -37,7 +38,7 @@ func (g *Gateway) ServeEndpoint(ctx context.Context, conn net.Conn, c Client, na
 		p.close()
 		return
 	}
-	if speaksTLS(e) {
+	if endpoint.SpeaksTLS(e) {
 		host, r := s.endpointName(a, &in)
 		if r != nil {
 			a.recordRefusal(r)
@@ -72,11 +73,6 @@ func (g *Gateway) endpoint(name string) *policy.Endpoint {
 // partyOf returns the party that an endpoint to something outside is.
 func partyOf(e *policy.Endpoint) policy.Party {
 	return policy.Party{Kind: policy.OutsideParty, Name: policy.EndpointPrefix + e.Name.Value}
-}
-
-// speaksTLS reports whether an endpoint's clients begin with TLS.
-func speaksTLS(e *policy.Endpoint) bool {
-	return e.Protocol.Value == "" || e.Protocol.Value == "https" || e.Protocol.Value == "tls"
 }
 
 // hostsOf returns the names of an endpoint.

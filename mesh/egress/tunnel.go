@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"bulkhead/mesh/endpoint"
 	"bulkhead/mesh/flow"
 	"bulkhead/mesh/outside"
 	"bulkhead/mesh/registry"
@@ -68,7 +69,7 @@ func (s *session) relay(a *ask, in *reader, upstream net.Conn, m *tunnel.Meter) 
 // for. What it reads stays buffered.
 func (a *ask) look(in *reader) (outside.Hello, *refusal) {
 	g, p := a.s.g, a.permission()
-	if a.target.Host == "" && p != nil || a.endpoint != nil && !speaksTLS(a.endpoint) || p != nil && p.AnyProtocol && !p.Inspect {
+	if a.target.Host == "" && p != nil || a.endpoint != nil && !endpoint.SpeaksTLS(a.endpoint) || p != nil && p.AnyProtocol && !p.Inspect {
 		// Permitted by address, or whatever it speaks: for anything that is said.
 		return outside.Hello{}, nil
 	}

@@ -31,10 +31,12 @@ func Name(endpoint string) string { return endpoint + ".endpoint." + Domain }
 // Endpoint is a private endpoint as a generation has it.
 type Endpoint struct {
 	Name string
-	// Workload and Port are where one to a service of the platform leads; empty
-	// for something outside.
+	// Workload is where one to a service of the platform leads, empty for something
+	// outside. Port is its first port.
 	Workload string
 	Port     uint16
+	// TLS says that its clients begin with TLS.
+	TLS bool
 	// Hosts are the names under which consumers know it, lower case; `*.x` is any
 	// name below x.
 	Hosts []string
@@ -47,7 +49,7 @@ func Of(in *policy.Intent) []Endpoint {
 	var out []Endpoint
 	for i := range in.Policy.Endpoints {
 		e := &in.Policy.Endpoints[i]
-		x := Endpoint{Name: e.Name.Value, Consumers: map[string]bool{}, Hosts: []string{Name(e.Name.Value)}}
+		x := Endpoint{Name: e.Name.Value, Consumers: map[string]bool{}, TLS: SpeaksTLS(e), Hosts: []string{Name(e.Name.Value)}}
 		for j := range in.Permissions {
 			p := &in.Permissions[j]
 			if p.Kind != policy.EndpointKind || p.Pos != e.Pos {
@@ -57,7 +59,10 @@ func Of(in *policy.Intent) []Endpoint {
 				x.Consumers[m.Name] = true
 			}
 			if p.To.Kind == policy.WorkloadParty {
-				x.Workload, x.Port = p.To.Name, p.Service.Lo
+				x.Workload = p.To.Name
+			}
+			if runs := p.Traffic.Protocol(netset.TCP).Runs(); len(runs) > 0 {
+				x.Port = runs[0].Lo
 			}
 			for _, name := range p.Names {
 				if !slices.Contains(x.Hosts, name) {
@@ -70,6 +75,11 @@ func Of(in *policy.Intent) []Endpoint {
 		}
 	}
 	return out
+}
+
+// SpeaksTLS reports whether an endpoint's clients begin with TLS.
+func SpeaksTLS(e *policy.Endpoint) bool {
+	return e.Protocol.Value == "" || e.Protocol.Value == "https" || e.Protocol.Value == "tls"
 }
 
 // has reports whether an endpoint is known under a name.

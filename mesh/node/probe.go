@@ -12,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"bulkhead/core/policy"
+	"bulkhead/mesh/endpoint"
 	"bulkhead/mesh/host"
 	"bulkhead/mesh/probe"
 	"bulkhead/mesh/proxy"
@@ -104,6 +106,7 @@ func (n *Node) probed(l *layout) (*probe.Platform, error) {
 		FirstPort: int(probePorts.Add(portsBetween))}
 	if n.o.Outside != nil {
 		p.Gateway, p.Via = netip.AddrPortFrom(l.gatewayAt[0], proxy.ProxyPort), n.o.Outside.via()
+		p.Endpoints = l.probedEndpoints()
 	}
 	if n.o.StateDir != "" {
 		p.Private = append(p.Private, n.o.StateDir)
@@ -125,6 +128,25 @@ func (n *Node) probed(l *layout) (*probe.Platform, error) {
 		p.Members = append(p.Members, n.probedMember(l, l.plan.Members[i], m, p))
 	}
 	return p, nil
+}
+
+// probedEndpoints describes the private endpoints that lead outside.
+func (l *layout) probedEndpoints() []probe.Endpoint {
+	var out []probe.Endpoint
+	for i := range l.endpoints {
+		e := &l.endpoints[i]
+		if e.Workload != "" {
+			continue // it leads to a workload, which is attacked as such
+		}
+		x := probe.Endpoint{Name: e.Name, At: netip.AddrPortFrom(l.endpointsAt[e.Name][0], e.Port), Consumers: e.Consumers, TLS: e.TLS}
+		for _, h := range e.Hosts {
+			if !strings.HasPrefix(h, "*") && h != endpoint.Name(e.Name) {
+				x.Hosts = append(x.Hosts, h)
+			}
+		}
+		out = append(out, x)
+	}
+	return out
 }
 
 // runs reports whether a workload has a place on some node.

@@ -213,21 +213,7 @@ func (a *agent) askProxy(ctx context.Context, t *Task) Observation {
 		o.fail(err)
 		return o
 	}
-	if _, err := conn.Write(t.Raw); err != nil {
-		o.fail(err)
-		return o
-	}
-	answers := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(answers, &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		o.fail(err)
-		return o
-	}
-	o.Status = resp.StatusCode
-	if resp.StatusCode != http.StatusOK || !bytes.HasPrefix(t.Raw, []byte(http.MethodConnect)) {
-		var body struct{ Error string }
-		text, err := io.ReadAll(io.LimitReader(answers, min(max(resp.ContentLength, 0), 4096)))
-		o.Refused = err == nil && json.Unmarshal(text, &body) == nil && (body.Error == "denied" || body.Error == "malformed")
+	if len(t.Raw) > 0 && !o.asked(conn, t) {
 		return o
 	}
 	switch t.ServerName {
@@ -251,6 +237,28 @@ func (a *agent) askProxy(ctx context.Context, t *Task) Observation {
 		o.Done = true
 	}
 	return o
+}
+
+// asked sends a request to a proxy, and reports whether it gave a tunnel.
+func (o *Observation) asked(conn net.Conn, t *Task) bool {
+	if _, err := conn.Write(t.Raw); err != nil {
+		o.fail(err)
+		return false
+	}
+	answers := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(answers, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		o.fail(err)
+		return false
+	}
+	o.Status = resp.StatusCode
+	if resp.StatusCode == http.StatusOK && bytes.HasPrefix(t.Raw, []byte(http.MethodConnect)) {
+		return true
+	}
+	var body struct{ Error string }
+	text, err := io.ReadAll(io.LimitReader(answers, min(max(resp.ContentLength, 0), 4096)))
+	o.Refused = err == nil && json.Unmarshal(text, &body) == nil && (body.Error == "denied" || body.Error == "malformed")
+	return false
 }
 
 func (a *agent) fetchSVID() Observation {

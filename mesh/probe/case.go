@@ -25,6 +25,8 @@ type Platform struct {
 	// Via is the workload that it is in the policy, empty for none.
 	Gateway netip.AddrPort
 	Via     string
+	// Endpoints are the private endpoints that lead outside.
+	Endpoints []Endpoint
 	// Machine are addresses of the machine itself.
 	Machine []netip.Addr
 	// Private are folders of bulkhead, and Sockets unix sockets, of which a workload
@@ -49,6 +51,16 @@ type Member struct {
 	Anonymous bool
 	// Datagrams says that some datagrams of it are captured.
 	Datagrams bool
+}
+
+// Endpoint is a private endpoint that leads outside.
+type Endpoint struct {
+	Name      string
+	At        netip.AddrPort
+	Hosts     []string // without patterns
+	Consumers map[string]bool
+	// TLS says that its clients begin with TLS.
+	TLS bool
 }
 
 // Filter limits a plan; an empty name is no limit.

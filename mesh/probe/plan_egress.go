@@ -11,6 +11,9 @@ import (
 // The kinds about the way out.
 var (
 	wayOut       = Kind{ID: "egress", Title: "permitted ways out open"}
+	ownEndpoint  = Kind{ID: "endpoint", Title: "private endpoints open for their consumers"}
+	strayClient  = attack("endpoint-stranger", "private endpoints of others")
+	publicWay    = attack("endpoint-public-way", "the public way to what has a private endpoint")
 	unlistedName = attack("egress-name", "names outside that no permission holds, in any spelling")
 	addressOut   = attack("egress-address", "addresses and metadata through the gateway, in any spelling")
 	portOut      = attack("egress-port", "other ports of permitted names")
@@ -54,6 +57,31 @@ func (pl *planner) egress(m *Member) {
 	refuse(grammarOut, "a bare line feed", "CONNECT unlisted.example.com:443 HTTP/1.1\nHost: unlisted.example.com:443\n\n")
 	if tunnel != nil {
 		pl.besides(m, tunnel, connect)
+	}
+	for i := range pl.Endpoints {
+		pl.endpoint(m, &pl.Endpoints[i], connect)
+	}
+}
+
+// endpoint adds what concerns a private endpoint: its consumers get in, others do
+// not, and nobody reaches the same by its public name.
+func (pl *planner) endpoint(m *Member, e *Endpoint, connect func(Kind, string)) {
+	c := Case{From: m.Name, Name: fmt.Sprintf("%s → endpoint %s at %s", m.Name, e.Name, e.At), Policy: "an endpoint exists for its consumers alone",
+		Task: Task{To: e.At, Bind: pl.own(m.Name, e.At.Addr()), Hold: holdOpen}}
+	switch {
+	case !e.Consumers[m.Name]:
+		c.Kind, c.want, c.Task.Do = strayClient, wantProxyRefusal, DialTCP
+		pl.add(c)
+	case e.TLS && len(e.Hosts) > 0:
+		c.Kind, c.want, c.Task.Do, c.Task.ServerName = ownEndpoint, wantWayOut, AskProxy, e.Hosts[0]
+		c.silent = "it is outside, and not this platform's to answer for"
+		pl.add(c)
+	}
+	for _, host := range e.Hosts {
+		q := policy.Question{From: party(m.Name), To: policy.Outside, Protocol: netset.TCP, Port: e.At.Port(), Host: host, Via: pl.Via}
+		if !pl.Intent.Decide(q).Allowed {
+			connect(publicWay, fmt.Sprintf("%s:%d", host, e.At.Port()))
+		}
 	}
 }
 
