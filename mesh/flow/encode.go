@@ -1,9 +1,9 @@
 package flow
 
 import (
-	"encoding/json"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -61,14 +61,9 @@ func appendPeer(b []byte, p *Peer) []byte {
 	b = appendNumber(b, "port", int64(p.Port))
 	b = appendText(b, "id", p.ID)
 	if p.Addr != (netip.AddrPort{}) {
-		b = append(b, `,"addr":"`...)
-		if p.Addr.IsValid() && p.Addr.Addr().Zone() == "" {
-			b = p.Addr.AppendTo(b)
-		} else if text, err := p.Addr.MarshalText(); err == nil {
-			quoted := appendString(nil, string(text))
-			b = append(b, quoted[1:len(quoted)-1]...)
-		}
-		b = append(b, '"')
+		var text [64]byte
+		b = append(b, `,"addr":`...)
+		b = appendString(b, p.Addr.AppendTo(text[:0])) // a zone can have anything in it
 	}
 	if len(b) == start {
 		return append(b, "{}"...)
@@ -107,40 +102,76 @@ func appendCount(b []byte, name string, n uint64) []byte {
 	return strconv.AppendUint(b, n, 10)
 }
 
+// appendTime appends a time, and null for one that RFC 3339 cannot say, for which
+// encoding/json would refuse the record.
 func appendTime(b []byte, t time.Time) []byte {
-	if y := t.Year(); y < 0 || y > 9999 {
-		return append(b, "null"...) // encoding/json refuses the record
+	text, err := t.AppendText(append(b, '"'))
+	if err != nil {
+		return append(b, "null"...)
 	}
-	b = append(b, '"')
-	b = t.AppendFormat(b, time.RFC3339Nano)
-	return append(b, '"')
+	return append(text, '"')
 }
 
-// appendString appends a string; one that has anything to escape is given to
-// encoding/json.
-func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' || c >= utf8.RuneSelf && !continues(s, i) {
-			quoted, err := json.Marshal(s)
-			if err != nil {
-				return append(b, `""`...)
+// plain are the bytes that stand for themselves in a string.
+var plain = func() (set [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		set[c] = !strings.ContainsRune(`"\\<>&`, c)
+	}
+	return set
+}()
+
+const hex = "0123456789abcdef"
+
+func appendString[T string | []byte](b []byte, s T) []byte {
+	b = append(b, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if plain[c] {
+			i++
+			continue
+		}
+		size := 1
+		if c >= utf8.RuneSelf {
+			var r rune
+			r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+			if (r != utf8.RuneError || size > 1) && r != '\u2028' && r != '\u2029' {
+				i += size
+				continue
 			}
-			return append(b, quoted...)
+			b = append(b, s[start:i]...)
+			switch r {
+			case '\u2028':
+				b = append(b, `\u2028`...) // which JavaScript takes for the end of a line
+			case '\u2029':
+				b = append(b, `\u2029`...)
+			default:
+				b = append(b, `\ufffd`...)
+			}
+		} else {
+			b = appendEscape(append(b, s[start:i]...), c)
 		}
+		i += size
+		start = i
 	}
-	b = append(b, '"')
-	b = append(b, s...)
+	b = append(b, s[start:]...)
 	return append(b, '"')
 }
 
-// continues reports whether the byte at i is within an arrow, which the names of
-// permissions have.
-func continues(s string, i int) bool {
-	const arrow = "→"
-	for back := range len(arrow) {
-		if at := i - back; at >= 0 && at+len(arrow) <= len(s) && s[at:at+len(arrow)] == arrow {
-			return true
-		}
+func appendEscape(b []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(b, '\\', c)
+	case '\b':
+		return append(b, `\b`...)
+	case '\f':
+		return append(b, `\f`...)
+	case '\n':
+		return append(b, `\n`...)
+	case '\r':
+		return append(b, `\r`...)
+	case '\t':
+		return append(b, `\t`...)
 	}
-	return false
+	return append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 }

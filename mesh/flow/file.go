@@ -3,13 +3,11 @@ package flow
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -30,44 +28,52 @@ type FileOptions struct {
 	// long before what is written is on the disk: 5 ms and 1 s if they are 0.
 	Flush, Sync time.Duration
 	Log         *slog.Logger
-	Now         func() time.Time
+	Now         func() time.Time // dates records that have no time; time.Now if nil
+
+	// through and toDisk stand for the disk in tests of its faults.
+	through func(io.Writer) io.Writer
+	toDisk  func(*os.File) error
 }
 
 // File is a Sink that keeps records on disk, one JSON document a line. It numbers
 // them; the numbers go on from what the file holds. A record is written within
 // some milliseconds; a crash of this process loses what was not, a crash of the
-// machine what was not synced. One goroutine owns the file.
+// machine what was not synced. One goroutine owns the file; two processes must not
+// have the same.
 type File struct {
-	o     FileOptions
-	wake  chan struct{} // there is something to write
-	stop  chan struct{} // closed when it is to end
-	done  chan struct{} // closed when the writer has ended
-	flush chan chan error
+	o       FileOptions
+	wake    chan struct{} // there is something to write
+	closing chan struct{} // closed by Close
+	done    chan struct{} // closed when the writer has ended
+	flush   chan chan error
 
-	mu      sync.Mutex // guards the following
-	queue   []Record
-	next    uint64 // the number of the next record
-	lost    uint64 // since the last record that was kept
-	total   uint64 // of all that were lost
-	failing error  // why the last write failed, nil if it did not
-	closed  bool
+	mu        sync.Mutex // guards the following
+	queue     []Record
+	taken     int    // how many the writer took and has not encoded
+	next      uint64 // the number of the next record
+	lost      uint64 // since the last record that was kept
+	total     uint64 // of all that were lost
+	unwritten error  // why the last write failed, nil if it did not
+	unsynced  error  // the same of the last sync
+	closed    bool
 
 	// The rest belongs to the writer.
-	to    io.Writer
-	file  *os.File
-	size  int64
-	buf   []byte // encoded and not written yet
-	spare []Record
-	dirty bool
+	place place
+	batch []Record // taken from the queue; those from at on are not encoded
+	at    int
+	buf   []byte // encoded and not written yet, in whole lines
+	begun int    // how much of the first of them is written
 }
 
 const (
 	// maxQueue is how many records wait for the disk.
 	maxQueue = 1 << 16
-	// maxUnwritten is how much encoded text waits while the disk fails.
-	maxUnwritten = 8 << 20
-	firstRetry   = 50 * time.Millisecond
-	lastRetry    = 2 * time.Second
+	// maxWrite is how much is written at once, but for the end of a line; gather is
+	// about as much, in records.
+	maxWrite   = 64 << 10
+	gather     = 128
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 2 * time.Second
 )
 
 // OpenFile opens a file of records and mends its end: a line that a crash cut
@@ -88,101 +94,29 @@ func OpenFile(o FileOptions) (*File, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	f := &File{o: o, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), flush: make(chan chan error), next: 1}
-	if o.To != nil {
-		f.to = o.To
-	} else if err := f.open(); err != nil {
-		return nil, err
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	f := &File{o: o, wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), flush: make(chan chan error), next: 1,
+		place: place{o: o, to: o.To}}
+	if o.To == nil {
+		last, err := f.place.open()
+		if err != nil {
+			return nil, fmt.Errorf("records cannot be kept: %w", err)
+		}
+		f.next = last + 1
 	}
 	go f.write()
 	return f, nil
 }
 
-// open opens the file at its end.
-func (f *File) open() error {
-	file, err := os.OpenFile(f.o.Path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("records cannot be kept: %w", err)
-	}
-	last, size, err := mend(file)
-	if err == nil {
-		_, err = file.Seek(size, io.SeekStart)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("records cannot be kept in %s: %w", f.o.Path, err), file.Close())
-	}
-	f.file, f.to, f.size = file, file, size
-	if last == 0 {
-		last = lastNumber(f.o.Path + ".1") // rotated just before the end
-	}
-	f.mu.Lock()
-	f.next = max(f.next, last+1)
-	f.mu.Unlock()
-	return nil
-}
-
-// maxTail is how much of a file's end is read to find its last line: more than
-// any record has.
-const maxTail = 1 << 20
-
-// mend cuts a line off that has no end, and returns the number of the last record
-// and the size of what stays.
-func mend(file *os.File) (last uint64, size int64, err error) {
-	info, err := file.Stat()
-	if err != nil {
-		return 0, 0, err
-	}
-	size = info.Size()
-	tail := make([]byte, min(size, maxTail))
-	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
-		return 0, 0, err
-	}
-	end := bytes.LastIndexByte(tail, '\n') + 1
-	if cut := len(tail) - end; cut > 0 {
-		size -= int64(cut)
-		if err := file.Truncate(size); err != nil {
-			return 0, 0, err
-		}
-	}
-	return numberOf(tail[:end]), size, nil
-}
-
-// numberOf returns the number of the last record in text that has one.
-func numberOf(text []byte) uint64 {
-	for len(text) > 0 {
-		text = text[:len(text)-1] // the end of the last line
-		i := bytes.LastIndexByte(text, '\n') + 1
-		var r struct{ Seq uint64 }
-		if json.Unmarshal(text[i:], &r) == nil && r.Seq > 0 {
-			return r.Seq
-		}
-		text = text[:i]
-	}
-	return 0
-}
-
-// lastNumber returns the number of the last record of a file, 0 if there is none.
-func lastNumber(path string) uint64 {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return 0
-	}
-	tail := make([]byte, min(info.Size(), maxTail))
-	if _, err := file.ReadAt(tail, info.Size()-int64(len(tail))); err != nil && err != io.EOF {
-		return 0
-	}
-	return numberOf(tail[:bytes.LastIndexByte(tail, '\n')+1])
-}
-
 // Record numbers a record and keeps it. It does not wait for the disk.
 func (f *File) Record(r Record) {
+	if r.Time.IsZero() {
+		r.Time = f.o.Now()
+	}
 	f.mu.Lock()
-	if f.closed || len(f.queue) >= maxQueue {
+	if f.closed || len(f.queue)+f.taken >= maxQueue {
 		f.lost++
 		f.total++
 		f.mu.Unlock()
@@ -192,9 +126,9 @@ func (f *File) Record(r Record) {
 	f.next++
 	f.lost = 0
 	f.queue = append(f.queue, r)
-	first := len(f.queue) == 1
+	n := len(f.queue)
 	f.mu.Unlock()
-	if first {
+	if n == 1 || n == gather {
 		select {
 		case f.wake <- struct{}{}:
 		default:
@@ -203,7 +137,7 @@ func (f *File) Record(r Record) {
 }
 
 // Ready says why records cannot be kept now, nil if they can or if the log may be
-// done without.
+// done without. It says so while there is still room for those of what is open.
 func (f *File) Ready() error {
 	if f.o.Drop {
 		return nil
@@ -213,9 +147,11 @@ func (f *File) Ready() error {
 	switch {
 	case f.closed:
 		return errors.New("the log is closed")
-	case f.failing != nil:
-		return f.failing
-	case len(f.queue) >= maxQueue/2:
+	case f.unwritten != nil:
+		return f.unwritten
+	case f.unsynced != nil:
+		return f.unsynced
+	case len(f.queue)+f.taken >= maxQueue/2:
 		return errors.New("the disk is too slow for the log")
 	}
 	return nil
@@ -228,7 +164,8 @@ func (f *File) Lost() uint64 {
 	return f.total
 }
 
-// Flush returns when everything recorded before is written and synced.
+// Flush returns when everything recorded before is written and synced, or cannot
+// be.
 func (f *File) Flush(ctx context.Context) error {
 	answer := make(chan error, 1)
 	select {
@@ -246,7 +183,8 @@ func (f *File) Flush(ctx context.Context) error {
 	}
 }
 
-// Close writes what there is and closes the file.
+// Close writes what there is and closes the file. What cannot be written is lost,
+// and it says so.
 func (f *File) Close() error {
 	f.mu.Lock()
 	if f.closed {
@@ -255,78 +193,100 @@ func (f *File) Close() error {
 		return nil
 	}
 	f.closed = true
+	close(f.closing)
 	f.mu.Unlock()
-	close(f.stop)
 	<-f.done
-	err := f.sync()
-	if f.file != nil {
-		err = errors.Join(err, f.file.Close())
-	}
-	if n := len(f.buf); n > 0 {
-		err = errors.Join(err, fmt.Errorf("%d bytes of records could not be written", n))
+	err := f.place.close()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.queue) + f.taken + bytes.Count(f.buf, newline); n > 0 {
+		f.total += uint64(n)
+		err = errors.Join(err, fmt.Errorf("%d records are lost: %w", n, f.unwritten))
 	}
 	return err
 }
 
+var newline = []byte{'\n'}
+
 // write owns the file until it is closed.
 func (f *File) write() {
 	defer close(f.done)
-	var syncing <-chan time.Time
-	var retry <-chan time.Time
+	var due, retry, syncing <-chan time.Time
 	pause := firstRetry
-	for {
+	for open := true; open; {
 		var answer chan error
-		open := true
 		select {
-		case <-f.wake:
-			if retry == nil {
-				time.Sleep(f.o.Flush) // more comes in a moment
-			}
-		case <-f.stop:
+		case <-f.closing:
 			open = false
 		case answer = <-f.flush:
+		case <-f.wake:
+			if due == nil {
+				due = time.After(f.o.Flush) // more comes in a moment
+			}
+			if retry != nil || !f.plenty() {
+				continue
+			}
+		case <-due:
+			due = nil
+			if retry != nil {
+				continue
+			}
 		case <-retry:
-			retry = nil
 		case <-syncing:
 			syncing = nil
-			f.note(f.sync())
-		}
-		if retry == nil || answer != nil || !open {
-			err := f.drain()
-			f.note(err)
-			switch {
-			case err != nil:
-				retry = time.After(pause)
-				pause = min(2*pause, lastRetry)
-			default:
-				pause = firstRetry
-				if f.dirty && syncing == nil {
-					syncing = time.After(f.o.Sync)
-				}
+			if f.sync() != nil {
+				syncing = time.After(f.o.Sync)
 			}
-			if answer != nil {
-				if err == nil {
-					err = f.sync()
-				}
-				answer <- err
-			}
+			continue
 		}
-		if !open {
-			return
+		err := f.drain()
+		f.note(&f.unwritten, err)
+		retry = nil
+		if err != nil {
+			retry = time.After(pause)
+			pause = min(2*pause, lastRetry)
+		} else {
+			pause = firstRetry
+		}
+		if err == nil && answer != nil {
+			err = f.sync()
+		}
+		if answer != nil {
+			answer <- err
+		}
+		if f.place.dirty && syncing == nil {
+			syncing = time.After(f.o.Sync)
 		}
 	}
 }
 
-// note keeps why records cannot be kept.
-func (f *File) note(err error) {
+// plenty reports whether enough waits for a write of its own.
+func (f *File) plenty() bool {
 	f.mu.Lock()
-	before := f.failing
-	f.failing = err
+	defer f.mu.Unlock()
+	return len(f.queue) >= gather
+}
+
+func (f *File) sync() error {
+	err := f.place.sync()
+	f.note(&f.unsynced, err)
+	return err
+}
+
+// note keeps why records cannot be kept, as one of the two reasons there can be.
+func (f *File) note(reason *error, err error) {
+	if err != nil {
+		err = fmt.Errorf("records cannot be kept: %w: make room, or mend it; nothing needs to be restarted", err)
+	}
+	f.mu.Lock()
+	before := errors.Join(f.unwritten, f.unsynced)
+	*reason = err
+	now := errors.Join(f.unwritten, f.unsynced)
 	f.mu.Unlock()
 	switch {
-	case err != nil && before == nil:
-		f.o.Log.Error("records cannot be kept", "says", err)
-	case err == nil && before != nil:
+	case now != nil && before == nil:
+		f.o.Log.Error("records cannot be kept", "says", now)
+	case now == nil && before != nil:
 		f.o.Log.Warn("records are kept again")
 	}
 }
@@ -337,100 +297,66 @@ func (f *File) drain() error {
 		if err := f.put(); err != nil {
 			return err
 		}
-		f.mu.Lock()
-		batch := f.queue
-		f.queue = f.spare[:0]
-		f.mu.Unlock()
-		if len(batch) == 0 {
-			f.spare = batch
+		if f.at == len(f.batch) && !f.take() {
 			return nil
 		}
-		for i := range batch {
-			f.buf = AppendJSON(f.buf, &batch[i])
-			f.buf = append(f.buf, '\n')
-			if len(f.buf) >= maxUnwritten/2 {
-				if err := f.put(); err != nil {
-					f.keep(batch[i+1:])
-					return err
-				}
-			}
-		}
-		clear(batch)
-		f.spare = batch
+		f.encode()
 	}
 }
 
-// keep puts records back that were taken and not encoded.
-func (f *File) keep(rest []Record) {
+// take takes what is in the queue. It reports whether there was anything.
+func (f *File) take() bool {
+	clear(f.batch)
+	free := f.batch[:0]
+	if cap(free) > 8*gather && len(f.batch) < cap(free)/4 {
+		free = nil // a burst is over
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.queue = append(append(make([]Record, 0, len(rest)+len(f.queue)), rest...), f.queue...)
+	f.batch, f.queue, f.at = f.queue, free, 0
+	f.taken = len(f.batch)
+	return f.taken > 0
 }
 
-// put writes what is encoded. What was written in part stays whole: the rest is
-// written next.
+// encode encodes as much as is written at once.
+func (f *File) encode() {
+	for f.at < len(f.batch) && len(f.buf) < maxWrite {
+		f.buf = append(AppendJSON(f.buf, &f.batch[f.at]), '\n')
+		f.at++
+	}
+	f.mu.Lock()
+	f.taken = len(f.batch) - f.at
+	f.mu.Unlock()
+}
+
+// put writes what is encoded. Of a line that was written in part the rest is
+// written next, unless the file is another by then: that gets the whole line.
 func (f *File) put() error {
 	if len(f.buf) == 0 {
 		return nil
 	}
-	if f.file != nil {
-		if err := f.rotate(); err != nil {
-			return err
-		}
+	another, last, err := f.place.ready(int64(f.begun))
+	if another {
+		f.begun = 0
+		f.mu.Lock()
+		f.next = max(f.next, last+1)
+		f.mu.Unlock()
 	}
-	n, err := f.to.Write(f.buf)
-	f.size += int64(n)
-	f.buf = f.buf[:copy(f.buf, f.buf[n:])]
-	f.dirty = f.dirty || n > 0
+	if err != nil {
+		return err
+	}
+	n, err := f.place.write(f.buf[f.begun:])
+	written := f.begun + min(max(n, 0), len(f.buf)-f.begun)
+	whole := bytes.LastIndexByte(f.buf[:written], '\n') + 1
+	f.begun = written - whole
+	f.buf = f.buf[:copy(f.buf, f.buf[whole:])]
 	if err == nil && len(f.buf) > 0 {
 		err = io.ErrShortWrite
 	}
-	if cap(f.buf) > maxUnwritten {
-		f.buf = bytes.Clone(f.buf)
+	if len(f.buf) == 0 && cap(f.buf) > 4*maxWrite {
+		f.buf = nil
 	}
 	return err
-}
-
-// rotate begins a new file if this one is full, or is not where it was.
-func (f *File) rotate() error {
-	at, err := os.Stat(f.o.Path)
-	own, ownErr := f.file.Stat()
-	moved := err != nil || ownErr != nil || !os.SameFile(at, own)
-	if !moved && f.size < f.o.MaxBytes {
-		return nil
-	}
-	if err := f.sync(); err != nil {
-		return err
-	}
-	if !moved {
-		for i := f.o.Keep; i > 1; i-- {
-			if err := os.Rename(f.name(i-1), f.name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
-		if err := os.Rename(f.o.Path, f.name(1)); err != nil {
-			return err
-		}
-	}
-	old := f.file
-	if err := f.open(); err != nil {
-		return err
-	}
-	return old.Close()
-}
-
-func (f *File) name(i int) string { return f.o.Path + "." + strconv.Itoa(i) }
-
-// sync brings what is written to the disk.
-func (f *File) sync() error {
-	if f.file == nil || !f.dirty {
-		return nil
-	}
-	if err := f.file.Sync(); err != nil {
-		return err
-	}
-	f.dirty = false
-	return nil
 }
 
 // Tee returns a Sink that gives each record to all of sinks.
