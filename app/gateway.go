@@ -178,7 +178,7 @@ func (r *gatewayRun) build(in *policy.Intent) error {
 	if r.budgets, err = budget.Open(budget.Options{Path: filepath.Join(r.o.State, "budgets.json"), Now: time.Now}); err != nil {
 		return err
 	}
-	options := egress.Options{Node: "gateway", Registry: r.registry, Resolver: r.resolver, Sink: sink, Ready: ready, Budgets: r.budgets,
+	options := egress.Options{Node: "gateway", Registry: r.registry, Resolver: r.resolver, Sink: flow.NewFolder(sink), Ready: ready, Budgets: r.budgets,
 		Self: r.isSelf, Via: r.through, Log: r.o.Log, Now: time.Now}
 	if inspects(in) {
 		path := filepath.Join(r.o.State, "inspection.pem")

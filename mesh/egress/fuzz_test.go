@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,9 +52,6 @@ func FuzzRequestHead(f *testing.F) {
 		}
 		req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
 		if err != nil {
-			if strings.Contains(err.Error(), "invalid method") || strings.Contains(err.Error(), "malformed MIME header") {
-				t.Fatalf("net/http refuses %q: %v", text, err)
-			}
 			t.Fatalf("net/http refuses %q: %v", text, err)
 		}
 		if req.Method != h.method || req.ProtoMinor != h.minor {
@@ -65,11 +63,8 @@ func FuzzRequestHead(f *testing.F) {
 		if port := req.URL.Port(); port == "" && to.Port != 80 || port != "" && port != portText(to.Port) {
 			t.Errorf("port %d, net/http %q", to.Port, port)
 		}
-		if want := orElse(req.URL.EscapedPath(), "/"); !strings.HasPrefix(path, "/") || strings.SplitN(path, "?", 2)[0] != want {
-			// EscapedPath may write what needs no encoding another way.
-			if decoded, _, _ := strings.Cut(path, "?"); len(decoded) == 0 {
-				t.Errorf("path %q, net/http %q", path, want)
-			}
+		if req.RequestURI != h.target || !strings.HasPrefix(path, "/") || !strings.HasSuffix(h.target, strings.TrimPrefix(path, "/")) {
+			t.Errorf("path %q of %q", path, h.target)
 		}
 		if got := len(req.TransferEncoding) > 0; got != h.chunked {
 			t.Errorf("chunked is %v, net/http %v", h.chunked, got)
@@ -101,8 +96,8 @@ func written(t *testing.T, p *proxied, host, path string) {
 	if req.Method != p.h.method || req.RequestURI != path || host != "" && strings.TrimSuffix(req.Host, ":"+portText(to.Port)) != host {
 		t.Errorf("written as %s %s for %s", req.Method, req.RequestURI, req.Host)
 	}
-	for _, name := range []string{"Connection", "Proxy-Authorization", "Te", "Keep-Alive"} {
-		if name != "Connection" && req.Header.Get(name) != "" {
+	for _, name := range []string{"Proxy-Authorization", "Te", "Keep-Alive"} {
+		if req.Header.Get(name) != "" {
 			t.Errorf("%s is passed on", name)
 		}
 	}
@@ -192,12 +187,12 @@ func (p *pieces) Read(to []byte) (int, error) {
 	return n, nil
 }
 
-// quiet is a sink that keeps nothing but counts what has no verdict.
-type quiet struct{ odd int }
+// quiet is a sink that keeps nothing and counts what has no verdict.
+type quiet struct{ odd atomic.Int32 }
 
 func (q *quiet) Record(r flow.Record) {
 	if r.Verdict == "deny" && r.Why == "" || r.Verdict == "" {
-		q.odd++
+		q.odd.Add(1)
 	}
 }
 
@@ -267,7 +262,7 @@ func FuzzGateway(f *testing.F) {
 		if len(wrong) > 0 {
 			t.Errorf("dialled %v", wrong)
 		}
-		if sink.odd > 0 {
+		if sink.odd.Load() > 0 {
 			t.Error("a record says not why")
 		}
 		if s := g.Stats(); s.Open != 0 {

@@ -94,7 +94,7 @@ func (x *Outside) Close() error { return errors.Join(x.budgets.Save(), x.records
 // attach makes the parts that ask the registry of a node.
 func (x *Outside) attach(r *registry.Registry, flows flow.Sink) {
 	x.registry = r
-	x.sink = flow.Tee(x.records, flows)
+	x.sink = flow.NewFolder(flow.Tee(x.records, flows))
 	x.names = endpoint.NewNames(r)
 	x.gateway = egress.New(egress.Options{Node: x.o.Node, Registry: r, Resolver: x.o.Resolver, Sink: x.sink, Ready: x.ready,
 		Budgets: x.budgets, Authority: x.authority, Via: x.via, Here: x.isHere, Now: x.o.Now, Log: x.o.Log})

@@ -191,7 +191,7 @@ func (c *connection) record(e flow.Event, verdict, rule, why string, generation 
 	if e == flow.Close {
 		r.BytesOut, r.BytesIn, r.Duration = c.meter.Out.Load(), c.meter.In.Load(), now.Sub(c.began)
 	}
-	c.m.p.records.record(r)
+	c.m.p.records.Record(r)
 }
 
 // generation is the number of the one in force, 0 before the first.

@@ -54,7 +54,7 @@ func (c *connection) recordRequest(r flow.Record) {
 	if r.Generation == 0 {
 		r.Generation = c.m.p.generation()
 	}
-	c.m.p.records.record(r)
+	c.m.p.records.Record(r)
 }
 
 // inspectedSocket is the client's end of an inspected connection. It counts bytes,

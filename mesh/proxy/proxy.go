@@ -46,7 +46,7 @@ type Workload struct {
 // called from any goroutine.
 type Proxy struct {
 	o       Options
-	records *recorder
+	records *flow.Folder
 	rates   *rates
 	probes  *probes
 	ends    *slots // of connections, of all workloads together
@@ -76,7 +76,7 @@ func New(o Options) *Proxy {
 	}
 	return &Proxy{
 		o:       o,
-		records: newRecorder(o.Sink),
+		records: flow.NewFolder(o.Sink),
 		rates:   newRates(),
 		probes:  newProbes(o.Now),
 		ends:    newEnds(openFiles()),
@@ -193,7 +193,7 @@ func (p *Proxy) refuseStranger(remote netip.AddrPort, to flow.Peer, err error) {
 		}
 	}
 	rec.From = from
-	p.records.record(rec)
+	p.records.Record(rec)
 }
 
 // named returns the member that a server name of a tunnel means.

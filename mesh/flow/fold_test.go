@@ -1,24 +1,24 @@
-package proxy
+package flow
 
 import (
 	"net/netip"
+	"slices"
+	"sync"
 	"testing"
 	"time"
-
-	"bulkhead/mesh/flow"
 )
 
 // A workload that tries every port of everybody must not push what others did
 // out of the log: what is refused is counted, and not a record each.
 func TestAScanDoesNotFillTheLog(t *testing.T) {
-	sink := &records{}
-	r := newRecorder(sink)
+	sink := &kept{}
+	r := NewFolder(sink)
 	const tries = 40000
 	for i := range tries {
 		to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, 64, byte(i >> 16), 1}), uint16(i))
-		r.record(flow.Record{Event: flow.Deny, Side: flow.Source, Transport: "tcp", From: flow.Peer{Workload: "a"}, To: flow.Peer{Addr: to}, Why: "no"})
+		r.Record(Record{Event: Deny, Side: Source, Transport: "tcp", From: Peer{Workload: "a"}, To: Peer{Addr: to}, Why: "no"})
 	}
-	r.record(flow.Record{Event: flow.Deny, Side: flow.Source, Transport: "tcp", From: flow.Peer{Workload: "b"}, Why: "no"})
+	r.Record(Record{Event: Deny, Side: Source, Transport: "tcp", From: Peer{Workload: "b"}, Why: "no"})
 	count := func() (lines, refusals int, of map[string]int) {
 		of = map[string]int{}
 		for _, rec := range sink.list() {
@@ -37,4 +37,22 @@ func TestAScanDoesNotFillTheLog(t *testing.T) {
 	if refusals != tries+1 || lines > 20*maxEach || of["b"] != 1 {
 		t.Errorf("%d records of %d refusals, by workload %v", lines, refusals, of)
 	}
+}
+
+// kept is a sink that keeps everything.
+type kept struct {
+	mu  sync.Mutex
+	all []Record
+}
+
+func (k *kept) Record(r Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.all = append(k.all, r)
+}
+
+func (k *kept) list() []Record {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.all)
 }

@@ -1,19 +1,17 @@
-package proxy
+package flow
 
 import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"bulkhead/mesh/flow"
 )
 
-// recorder hands records to the sink. What is refused again and again would
+// Folder hands records to a sink. What is refused again and again would
 // drown everything else, so that refusals alike are folded: the first is recorded
 // at once, those that follow within a second as one record that says how many
 // they are. Nothing is left out of the count, and a probe is never folded.
-type recorder struct {
-	sink flow.Sink
+type Folder struct {
+	sink Sink
 
 	mu     sync.Mutex // guards the following
 	folded map[foldKey]*fold
@@ -22,10 +20,11 @@ type recorder struct {
 
 // foldKey is what refusals alike have in common.
 type foldKey struct {
-	event      flow.Event
-	side       flow.Side
+	event      Event
+	side       Side
 	transport  string
 	from, to   string
+	name       string
 	source     netip.Addr
 	target     netip.AddrPort
 	why        string
@@ -41,7 +40,7 @@ func (k foldKey) coarse() foldKey {
 }
 
 type fold struct {
-	last  flow.Record
+	last  Record
 	count uint64
 }
 
@@ -54,20 +53,22 @@ const (
 	maxFolds = 1 << 14
 )
 
-func newRecorder(sink flow.Sink) *recorder {
-	return &recorder{sink: sink, folded: map[foldKey]*fold{}, each: map[string]int{}}
+// NewFolder returns a Folder in front of a sink.
+func NewFolder(sink Sink) *Folder {
+	return &Folder{sink: sink, folded: map[foldKey]*fold{}, each: map[string]int{}}
 }
 
-func (r *recorder) record(rec flow.Record) {
-	if (rec.Event == flow.Deny || rec.Event == flow.Fail) && rec.Probe == "" && r.fold(rec) {
+// Record hands a record on, or counts it with those like it.
+func (r *Folder) Record(rec Record) {
+	if (rec.Event == Deny || rec.Event == Fail) && rec.Probe == "" && r.fold(rec) {
 		return
 	}
 	r.sink.Record(rec)
 }
 
 // fold reports whether a refusal is counted with those like it.
-func (r *recorder) fold(rec flow.Record) bool {
-	k := foldKey{rec.Event, rec.Side, rec.Transport, rec.From.Workload, rec.To.Workload, rec.From.Addr.Addr(), rec.To.Addr, rec.Why, rec.Generation, rec.Method, rec.Status}
+func (r *Folder) fold(rec Record) bool {
+	k := foldKey{rec.Event, rec.Side, rec.Transport, rec.From.Workload, rec.To.Workload, rec.To.Name, rec.From.Addr.Addr(), rec.To.Addr, rec.Why, rec.Generation, rec.Method, rec.Status}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.folded[k] == nil && r.each[k.from] >= maxEach {
@@ -87,7 +88,7 @@ func (r *recorder) fold(rec flow.Record) bool {
 }
 
 // unfold records those that followed the first.
-func (r *recorder) unfold(k foldKey) {
+func (r *Folder) unfold(k foldKey) {
 	r.mu.Lock()
 	f := r.folded[k]
 	delete(r.folded, k)
