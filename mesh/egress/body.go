@@ -58,7 +58,9 @@ func (c *chunkReader) next() error {
 		return orFraming(err)
 	}
 	size, extension, extended := strings.Cut(line, ";")
-	size = strings.TrimRight(size, " \t")
+	if !extended {
+		size = strings.TrimRight(size, " \t") // some servers pad it
+	}
 	if extended && !httpguts.ValidHeaderFieldValue(extension) {
 		return errFraming
 	}

@@ -241,7 +241,7 @@ func (x *exchange) run(path string) error {
 		x.lookOut()
 		return x.orGone(x.takeAnswer(nil))
 	}
-	s := &sending{done: make(chan error, 1)}
+	s := &sending{done: make(chan error, 1), ended: make(chan struct{})}
 	if h.expects && h.minor == 1 {
 		// The server consents, or says nothing for a second.
 		timer := time.AfterFunc(consentTime, func() { s.start(x) })
@@ -412,6 +412,25 @@ type sending struct {
 	once     sync.Once
 	complete atomic.Bool
 	done     chan error
+	ended    chan struct{} // closed when one that began has ended
+}
+
+// settleTime is how long an answer waits for its request's body to end: servers
+// answer while we still take note that they have all of it.
+const settleTime = 10 * time.Millisecond
+
+// settled reports whether all of the body was sent.
+func (s *sending) settled() bool {
+	if s.complete.Load() {
+		return true
+	}
+	timer := time.NewTimer(settleTime)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+	case <-timer.C:
+	}
+	return s.complete.Load()
 }
 
 var errSendingEnded = errors.New("nobody waits for the rest of the body")
@@ -426,6 +445,7 @@ func (s *sending) start(x *exchange) {
 			} else if !errors.Is(err, errSendingEnded) {
 				resetConn(x.p.up.conn) // the server must not take a part for the whole
 			}
+			close(s.ended)
 			s.done <- err
 		}()
 	})
@@ -561,7 +581,7 @@ func (x *exchange) takeFinal(body *sending) error {
 	untilEnd := !empty && !h.chunked && h.length < 0
 	x.keepServer = !h.closes && !untilEnd
 	asChunks := untilEnd && p.h.minor == 1 || h.chunked && p.h.minor == 1
-	if (untilEnd || h.chunked) && !asChunks || body != nil && !body.complete.Load() || p.s.g.Draining() {
+	if (untilEnd || h.chunked) && !asChunks || body != nil && !body.settled() || p.s.g.Draining() {
 		x.closes = true
 	}
 	b := make([]byte, 0, 1024)

@@ -147,7 +147,7 @@ func FuzzAnswerHead(f *testing.F) {
 // FuzzChunks holds the reader of chunks against that of net/http: the same bytes, or
 // an error.
 func FuzzChunks(f *testing.F) {
-	for _, s := range []string{"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\nrest", "0\r\n\r\n", "1\r\na\r\n1\r\nb\r\n0\r\n\r\n", "fffffffffffffffff\r\n", "5\nhello\n0\n\n", "05 \r\nhello\r\n000\r\n\r\n"} {
+	for _, s := range []string{"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\nrest", "0\r\n\r\n", "1\r\na\r\n1\r\nb\r\n0\r\n\r\n", "fffffffffffffffff\r\n", "5\nhello\n0\n\n", "05 \r\nhello\r\n000\r\n\r\n", "5 ;;;;\r\nhello\r\n000\r\n\r\n"} {
 		f.Add([]byte(s), 3)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, piece int) {

@@ -234,6 +234,26 @@ func (n *Node) closeDoor(d outerDoor) {
 	n.mu.Unlock()
 }
 
+// gatewayURL is where a workload finds the egress gateway. In cooperative mode only
+// a workload that is the gateway has an address.
+func (n *Node) gatewayURL(workload string) (string, error) {
+	if n.o.Outside == nil {
+		return "", errors.New("{egress}: this node has no egress gateway")
+	}
+	if n.o.Mode != host.Cooperative {
+		return "http://" + net.JoinHostPort(GatewayName, strconv.Itoa(proxy.ProxyPort)), nil
+	}
+	n.mu.Lock()
+	in := n.layout.world.Intent
+	n.mu.Unlock()
+	if w := in.Workload(played(in.Policy)); w != nil {
+		if ports := tcpPorts(w); len(ports) > 0 {
+			return "http://" + net.JoinHostPort(n.o.Host.Address(workload, w.Name.Value).String(), strconv.Itoa(int(ports[0]))), nil
+		}
+	}
+	return "", errors.New("{egress}: in cooperative mode the gateway must be a workload: declare gateway: through, and bind it with host: {gateway: true}")
+}
+
 // resolve gives what a placeholder in a command stands for: {bin}, {own/SERVICE}
 // and {WORKLOAD/SERVICE}.
 func (n *Node) resolve(workload, ref string) (string, error) {
@@ -241,10 +261,7 @@ func (n *Node) resolve(workload, ref string) (string, error) {
 	case "bin":
 		return n.o.BinDir, nil
 	case "egress":
-		if n.o.Outside == nil {
-			return "", errors.New("{egress}: this node has no egress gateway")
-		}
-		return "http://" + net.JoinHostPort(GatewayName, strconv.Itoa(proxy.ProxyPort)), nil
+		return n.gatewayURL(workload)
 	}
 	peer, service, _ := strings.Cut(ref, "/")
 	own := peer == "own"
