@@ -171,11 +171,12 @@ func (p *proxied) adopt(a *ask, conn net.Conn) *refusal {
 func (p *proxied) forward(a *ask, path string) bool {
 	h := &p.h
 	client, server := p.in.conn, p.up.conn
-	a.entry.OnRevoke(func(registry.Reason) { resetConn(client); resetConn(server) })
+	x := exchange{p: p, a: a}
+	a.entry.OnRevoke(func(registry.Reason) { x.cut(client, server) })
+	defer x.end()
 	stop := context.AfterFunc(p.s.ctx, func() { resetConn(server) })
 	defer stop()
 	a.recordOpen()
-	x := exchange{p: p, a: a}
 	x.gate = newGate(a, &x.meter)
 	err := x.run(path)
 	err = x.gate.end(err)
@@ -214,6 +215,25 @@ type exchange struct {
 	unread     bool // some of the request's body was not wanted
 	answer     head
 	out        lookout
+
+	mu    sync.Mutex // guards the following
+	ended bool
+}
+
+// cut resets both connections, unless they are for the next request already.
+func (x *exchange) cut(client, server net.Conn) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.ended {
+		resetConn(client)
+		resetConn(server)
+	}
+}
+
+func (x *exchange) end() {
+	x.mu.Lock()
+	x.ended = true
+	x.mu.Unlock()
 }
 
 // errClient says that it was the client who broke it.

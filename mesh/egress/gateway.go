@@ -279,7 +279,6 @@ type ask struct {
 	addr     netip.AddrPort // where it led
 	marks    []string       // what enforcing would have refused, in report mode
 	opened   bool
-	allowed  bool // refusals after this are failures
 }
 
 // newAsk begins a request.

@@ -445,6 +445,16 @@ func TestIdleClients(t *testing.T) {
 	if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
 		t.Error(n, err)
 	}
+	conn = r.proxy()
+	began := time.Now()
+	for { // empty lines are no request
+		if _, err := io.WriteString(conn, "\r\n"); err != nil {
+			break
+		}
+		if time.Sleep(10 * time.Millisecond); time.Since(began) > 10*time.Second {
+			t.Fatal("empty lines keep it open")
+		}
+	}
 	if log := r.log(); len(log) != 0 {
 		t.Error(log)
 	}
@@ -542,35 +552,38 @@ func TestSilentServer(t *testing.T) {
 
 // TestSlowServer: what a client says while it waits long is its next request.
 func TestSlowServer(t *testing.T) {
-	t.Parallel()
-	for _, secure := range []bool{false, true} {
-		r := newRig(t, allowed)
-		r.serve(80, func(conn net.Conn, in *bufio.Reader) {
-			for i := 0; ; i++ {
-				if _, err := http.ReadRequest(in); err != nil {
-					return
-				}
-				if i == 0 {
-					time.Sleep(lookoutAfter + 300*time.Millisecond)
-				}
-				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	for name, secure := range map[string]bool{"tcp": false, "mtls": true} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); slowServer(t, secure) })
+	}
+}
+
+func slowServer(t *testing.T, secure bool) {
+	r := newRig(t, allowed)
+	r.serve(80, func(conn net.Conn, in *bufio.Reader) {
+		for i := 0; ; i++ {
+			if _, err := http.ReadRequest(in); err != nil {
+				return
 			}
-		})
-		conn := r.proxy()
-		if secure {
-			conn = r.overTLS(dialProxy(t, r.listen(r.mutual())), "client", "http/1.1")
+			if i == 0 {
+				time.Sleep(lookoutAfter + 300*time.Millisecond)
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-		in := bufio.NewReader(conn)
-		const request = "GET http://api.allowed.test/ HTTP/1.1\r\nHost: api.allowed.test\r\n\r\n"
-		_, _ = io.WriteString(conn, request)
-		time.Sleep(lookoutAfter + 100*time.Millisecond)
-		_, _ = io.WriteString(conn, request[:20])
-		time.Sleep(50 * time.Millisecond)
-		_, _ = io.WriteString(conn, request[20:])
-		for range 2 {
-			if status, body, err := answer(in, "GET"); status != 200 || body != "ok" {
-				t.Fatal(status, body, err)
-			}
+	})
+	conn := r.proxy()
+	if secure {
+		conn = r.overTLS(dialProxy(t, r.listen(r.mutual())), "client", "http/1.1")
+	}
+	in := bufio.NewReader(conn)
+	const request = "GET http://api.allowed.test/ HTTP/1.1\r\nHost: api.allowed.test\r\n\r\n"
+	_, _ = io.WriteString(conn, request)
+	time.Sleep(lookoutAfter + 100*time.Millisecond)
+	_, _ = io.WriteString(conn, request[:20])
+	time.Sleep(50 * time.Millisecond)
+	_, _ = io.WriteString(conn, request[20:])
+	for range 2 {
+		if status, body, err := answer(in, "GET"); status != 200 || body != "ok" {
+			t.Fatal(status, body, err)
 		}
 	}
 }
@@ -900,6 +913,44 @@ func TestUpstream(t *testing.T) {
 	} {
 		if got := UpstreamOf(text); got != want {
 			t.Errorf("UpstreamOf(%q) = %v", text, got)
+		}
+	}
+}
+
+// TestAddresses: an address is reached by a rule that names it, as it is, and its
+// Host is written as it must be.
+func TestAddresses(t *testing.T) {
+	r := newRig(t, `
+egress:
+  - {from: client, to: ["93.184.216.0/24", "2606:2800:220::/48"], ports: [80, 443, 9000], because: x, owner: y}
+`)
+	r.serve(9000, func(conn net.Conn, in *bufio.Reader) { (&arrival{rig: r}).serveHTTP(conn, in) })
+	conn := r.proxy()
+	in := bufio.NewReader(conn)
+	for to, reached := range map[string]string{
+		apiAddr: apiAddr + ":80", apiAddr + ":9000": apiAddr + ":9000", "[" + api6Addr + "]": "[" + api6Addr + "]:80",
+		"[2606:2800:220:0:0:0:0:1]:443": "[2606:2800:220::1]:443", "[::ffff:" + apiAddr + "]": "", "93.184.217.1": "", apiAddr + ":22": "", "[2606:2800:221::1]": "",
+		"[2606:2800:220:1:0:5efe:a9fe:a9fe]": "",
+	} {
+		before := len(r.dials())
+		status, body, err := get(conn, in, "http://"+to+"/", to)
+		d := r.dials()[before:]
+		switch {
+		case reached == "" && (status != 403 || len(d) > 0):
+			t.Errorf("%s: %d %s %v, dialled %v", to, status, body, err, d)
+		case reached != "" && (status != 200 || len(d) != 1 || d[0].String() != reached):
+			t.Errorf("%s: %d %s %v, dialled %v", to, status, body, err, d)
+		}
+	}
+	conn.Close()
+	r.log()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.arrivals {
+		for _, req := range a.reqs {
+			if host := strings.Fields(req)[1]; host != strings.TrimSuffix(strings.Replace(a.at.String(), "2606:2800:220:0:0:0:0:1", "2606:2800:220::1", 1), ":80") {
+				t.Errorf("%s arrived at %s", req, a.at)
+			}
 		}
 	}
 }

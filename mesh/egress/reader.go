@@ -83,6 +83,9 @@ var (
 func (r *reader) head(idle, most time.Duration) (string, error) {
 	seen := 0
 	waiting := true
+	if idle > 0 {
+		_ = r.conn.SetReadDeadline(time.Now().Add(idle)) // once: empty lines do not prolong it
+	}
 	for {
 		b := r.buffered()
 		if waiting && len(b) > 0 {
@@ -108,12 +111,7 @@ func (r *reader) head(idle, most time.Duration) (string, error) {
 			return "", &badMessage{400, "a line does not end with CRLF"} // the end might never come
 		}
 		seen = len(b)
-		switch {
-		case len(b) == 0 && waiting:
-			if idle > 0 {
-				_ = r.conn.SetReadDeadline(time.Now().Add(idle))
-			}
-		case waiting:
+		if waiting && len(b) > 0 {
 			waiting = false
 			_ = r.conn.SetReadDeadline(time.Now().Add(most))
 		}

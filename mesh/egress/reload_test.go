@@ -22,11 +22,6 @@ import (
 	"bulkhead/mesh/registry"
 )
 
-const nobody = `
-egress:
-  - {from: other, to: "*.allowed.test", ports: [80, 443], because: x, owner: y}
-`
-
 // both allows two names on one port.
 const both = `
 egress:
@@ -149,6 +144,11 @@ func TestReloadUnderLoad(t *testing.T) {
 			host := []string{"a.test", "b.test"}[i%2]
 			var conn net.Conn
 			var in *bufio.Reader
+			defer func() {
+				if conn != nil {
+					conn.Close()
+				}
+			}()
 			for {
 				select {
 				case <-stop:

@@ -182,6 +182,35 @@ func TestCapturedHere(t *testing.T) {
 	}
 }
 
+// TestCapturedRelaxed: in report mode what is captured passes and is marked, and what
+// is special does not.
+func TestCapturedRelaxed(t *testing.T) {
+	r := newRig(t, "gateway: {mode: report, because: x, owner: y, until: 2099-01-01}\n"+allowed)
+	r.names.set("meta.test", "169.254.169.254")
+	for _, sni := range []string{"evil.test", ""} {
+		conn := r.captured(evilAddr+":443", "evil.test")
+		if _, err := secure(conn, sni); err != nil {
+			t.Errorf("%q: %v\n%s", sni, err, r.explain())
+		}
+		conn.Close()
+	}
+	for _, to := range []string{"169.254.169.254:80", "10.0.0.1:80", "[::ffff:10.0.0.1]:80", "[fd00:ec2::254]:80"} {
+		conn := r.captured(to, "meta.test", "evil.test")
+		if status, _, err := get(conn, bufio.NewReader(conn), "/", "meta.test"); err == nil && status == 200 {
+			t.Errorf("%s passes", to)
+		}
+		conn.Close()
+	}
+	for _, rec := range r.log() {
+		if rec.WouldDeny != (rec.Verdict == "allow") {
+			t.Errorf("%+v", rec)
+		}
+	}
+	if s := r.special(); len(s) > 0 {
+		t.Error(s)
+	}
+}
+
 // TestCapturedAddresses: a name that had an address lately still counts.
 func TestCapturedAddresses(t *testing.T) {
 	r := newRig(t, allowed)
