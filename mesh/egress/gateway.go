@@ -278,7 +278,6 @@ type ask struct {
 	answer   dns.Answer
 	addr     netip.AddrPort // where it led
 	marks    []string       // what enforcing would have refused, in report mode
-	opened   bool
 }
 
 // newAsk begins a request.
@@ -541,7 +540,7 @@ func (a *ask) charge() *refusal {
 	if g.o.Budgets == nil {
 		return g.refuse(503, "%s has a budget, and nothing counts here", p.Name)
 	}
-	use, err := g.o.Budgets.Begin(budget.Key{From: a.s.c.Party.Name, To: p.To.Name}, p.Budget)
+	use, err := g.o.Budgets.Begin(a.budgetOf(p), p.Budget)
 	if err != nil {
 		r := g.refuse(429, "%v", err)
 		r.rule = registry.RuleOf(p)
@@ -549,6 +548,11 @@ func (a *ask) charge() *refusal {
 	}
 	a.use, a.charged = use, p
 	return nil
+}
+
+// budgetOf names the budget of a permission.
+func (a *ask) budgetOf(p *policy.Permission) budget.Key {
+	return budget.Key{From: a.s.c.Party.Name, To: p.To.Name}
 }
 
 // done forgets it.

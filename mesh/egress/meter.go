@@ -21,23 +21,27 @@ type gate struct {
 	ask   *ask
 	meter *tunnel.Meter
 
-	mu      sync.Mutex // guards the following
-	granted int64
-	over    bool
+	mu         sync.Mutex // guards the following, and ask.use while bytes move
+	generation uint64     // whose limits count
+	granted    int64
+	over       bool
 }
 
-func newGate(a *ask, m *tunnel.Meter) *gate { return &gate{entry: a.entry, ask: a, meter: m} }
+func newGate(a *ask, m *tunnel.Meter) *gate {
+	return &gate{entry: a.entry, ask: a, meter: m, generation: a.verdict.Generation}
+}
 
 // Revoked reports whether nothing may pass any more.
 func (t *gate) Revoked() bool {
 	if t.entry.Revoked() {
 		return true
 	}
-	if t.ask.use == nil {
-		return false
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.follow()
+	if t.ask.use == nil {
+		return t.over
+	}
 	for !t.over && t.meter.Out.Load()+t.meter.In.Load() >= t.granted {
 		n := t.ask.use.Grant(grantSize)
 		t.granted += n
@@ -46,18 +50,39 @@ func (t *gate) Revoked() bool {
 	return t.over
 }
 
+// follow brings what is open under the limits of a newer generation. The lock is
+// held.
+func (t *gate) follow() {
+	g := t.ask.s.g
+	if g.generation() == t.generation {
+		return
+	}
+	v := t.entry.Decide()
+	t.generation = v.Generation
+	p := v.Permission
+	switch {
+	case p == nil || g.o.Budgets == nil:
+	case t.ask.use != nil:
+		g.o.Budgets.Limit(t.ask.budgetOf(t.ask.charged), p.Budget)
+	case !p.Budget.IsZero():
+		use, err := g.o.Budgets.Begin(t.ask.budgetOf(p), p.Budget)
+		t.over = err != nil
+		t.ask.use, t.ask.charged = use, p
+		t.granted = t.meter.Out.Load() + t.meter.In.Load() // what passed before is nobody's
+	}
+}
+
 // end gives back what was granted and not used, and says why the transfer ended.
 func (t *gate) end(err error) error {
-	if t.ask.use == nil {
-		return err
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if left := t.granted - t.meter.Out.Load() - t.meter.In.Load(); left > 0 {
-		t.ask.use.Return(left)
-		t.granted -= left
+	if t.ask.use != nil {
+		if left := t.granted - t.meter.Out.Load() - t.meter.In.Load(); left > 0 {
+			t.ask.use.Return(left)
+			t.granted -= left
+		}
 	}
-	if t.over && !t.entry.Revoked() {
+	if t.over && err != nil && !t.entry.Revoked() {
 		return errBudget
 	}
 	return err

@@ -50,7 +50,6 @@ func (a *ask) base(e flow.Event, verdict string) flow.Record {
 
 // recordOpen records that it was decided and reached its server.
 func (a *ask) recordOpen() {
-	a.opened = true
 	a.s.g.counters.allowed.Add(1)
 	a.s.g.o.Sink.Record(a.base(flow.Open, "allow"))
 }

@@ -19,7 +19,9 @@ import (
 	"bulkhead/mesh/budget"
 	"bulkhead/mesh/dns"
 	"bulkhead/mesh/flow"
+	"bulkhead/mesh/outside"
 	"bulkhead/mesh/registry"
+	"bulkhead/mesh/tunnel"
 )
 
 // both allows two names on one port.
@@ -540,5 +542,51 @@ egress:
 	}
 	if d := r.dials(); len(d) != 1 || d[0].String() != "10.0.0.7:80" || len(r.names.asked) != 0 {
 		t.Error(d, r.names.asked)
+	}
+}
+
+// TestReloadBringsBudgetsToWhatIsOpen: a tunnel that was opened without a budget has
+// one when the policy does, and a wider one lets it go on.
+func TestReloadBringsBudgetsToWhatIsOpen(t *testing.T) {
+	r := registry.New()
+	now := time.Now()
+	force := func(n uint64, budget string) {
+		in := intent(t, `
+egress:
+  - {from: client, to: "*.allowed.test", ports: [443], accept: any-protocol, because: x, owner: y`+budget+`}
+`)
+		r.Enforce(&registry.Force{Number: n, Digest: budget, Intent: in, Since: now})
+	}
+	force(1, "")
+	l, err := budget.Open(budget.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := New(Options{Registry: r, Budgets: l, Sink: flow.NewLog(16)})
+	s := &session{g: g, c: Client{Party: policy.Party{Kind: policy.WorkloadParty, Name: "client"}}}
+	a := s.newAsk(outside.Target{Host: "api.allowed.test", Port: 443})
+	if r := a.decide(true); r != nil {
+		t.Fatal(r)
+	}
+	if r := a.register(netip.MustParseAddrPort("93.184.216.34:443")); r != nil {
+		t.Fatal(r)
+	}
+	defer a.done()
+	var m tunnel.Meter
+	gate := newGate(a, &m)
+	m.In.Add(1 << 20)
+	if gate.Revoked() {
+		t.Fatal("there is no budget, and it is over")
+	}
+	force(2, ", budget: {bytes: 300KiB/hour}")
+	if gate.Revoked() {
+		t.Error("what passed before counts in the new budget")
+	}
+	m.In.Add(300 << 10)
+	if !gate.Revoked() {
+		t.Error("the budget is used up, and it goes on")
+	}
+	if err := gate.end(tunnel.ErrRevoked); err != errBudget {
+		t.Errorf("it ends with %v", err)
 	}
 }
