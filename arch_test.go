@@ -45,6 +45,8 @@ var lattice = []struct {
 	{"target", []string{"core", "internal"}, nil},
 	{"draft", []string{"core"}, nil},
 
+	{"observe/calls", []string{"mesh/flow"}, nil},
+
 	{"mesh/flow", nil, nil},
 	{"mesh/report", []string{"core/policy"}, nil},
 	{"mesh/registry", []string{"core/netset", "core/policy"}, nil},
@@ -70,7 +72,7 @@ var lattice = []struct {
 		[]string{"github.com/spiffe/go-spiffe/v2", "golang.org/x/sync", "golang.org/x/sys"}},
 	{"render", []string{"core", "mesh/flow", "mesh/report", "render"}, nil},
 
-	{"app", []string{"core", "internal", "recognise", "policyfile", "target", "draft", "mesh", "render"}, []string{"golang.org/x/sync"}},
+	{"app", []string{"core", "internal", "recognise", "policyfile", "target", "draft", "mesh", "observe", "render"}, []string{"golang.org/x/sync"}},
 	{"cli", []string{"core", "app", "mesh/flow", "mesh/report", "render", "target"}, []string{"golang.org/x/term"}},
 	{"cmd", []string{"cli", "mesh/host"}, nil},
 

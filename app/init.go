@@ -86,7 +86,7 @@ func (e *Env) WriteNew(path string, text []byte) error {
 	_, err := os.Lstat(e.abs(path))
 	switch {
 	case err == nil:
-		return wrongInput("move it away, or name another file with --out", "%s is already there", path)
+		return wrongInput("move it away, or name another file", "%s is already there", path)
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}

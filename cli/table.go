@@ -17,7 +17,7 @@ and internet. Everything after the names and the port is a PATH.`
 func verbs() []*verb {
 	return []*verb{
 		auditVerb(), initVerb(), checkVerb(), fmtVerb(), compileVerb(), verifyVerb(), reachVerb(), explainVerb(),
-		whoCanReachVerb(), blastVerb(), diffVerb(), upVerb(), statusVerb(), flowsVerb(), quarantineVerb(), releaseVerb(), execVerb(), probeVerb(), gatewayVerb(), credentialVerb(), authorityVerb(), schemaVerb(), completionVerb(), versionVerb(),
+		whoCanReachVerb(), blastVerb(), diffVerb(), upVerb(), statusVerb(), flowsVerb(), quarantineVerb(), releaseVerb(), execVerb(), probeVerb(), egressVerb(), gatewayVerb(), credentialVerb(), authorityVerb(), schemaVerb(), completionVerb(), versionVerb(),
 	}
 }
 

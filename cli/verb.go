@@ -47,6 +47,7 @@ type options struct {
 	check      bool
 	live       liveOptions
 	gateway    gatewayOptions
+	egress     egressOptions
 }
 
 // values is a flag that can be given several times, or with commas.

@@ -12,7 +12,8 @@ const (
 	EffectSchema = "bulkhead/effect/v1"
 	ProbeSchema  = "bulkhead/probe/v1"
 
-	AuthoritySchema = "bulkhead/authority/v1"
+	AuthoritySchema   = "bulkhead/authority/v1"
+	EgressAuditSchema = "bulkhead/egress-audit/v1"
 )
 
 // Document prints what a node said, an object, with its schema as the first field.
