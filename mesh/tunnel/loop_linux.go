@@ -84,17 +84,28 @@ func (l *loop) find(id uint64) *sock {
 	return l.watched[id]
 }
 
-// watch tells s.event of everything that happens, each thing once.
+// heard is what a loop is told of, each thing once. Room to write is told only
+// where somebody waits for it: there is room in a new socket, and each would wake
+// the loop for nothing.
+const heard = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
+
+// watch tells s.event of what happens.
 func (l *loop) watch(s *sock) error {
 	l.mu.Lock()
 	l.next++
 	s.id, s.loop = l.next, l
 	l.watched[s.id] = s
 	l.mu.Unlock()
-	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff,
-		Fd: int32(uint32(s.id)), Pad: int32(uint32(s.id >> 32))}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, s.fd, &e); err != nil {
+	if err := l.control(unix.EPOLL_CTL_ADD, s, heard); err != nil {
 		l.forget(s)
+		return err
+	}
+	return nil
+}
+
+func (l *loop) control(op int, s *sock, events uint32) error {
+	e := unix.EpollEvent{Events: events, Fd: int32(uint32(s.id)), Pad: int32(uint32(s.id >> 32))}
+	if err := unix.EpollCtl(l.epoll, op, s.fd, &e); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
 	return nil
@@ -112,6 +123,7 @@ type sock struct {
 	loop    *loop
 	id      uint64
 	hup     atomic.Bool
+	awaits  bool // of the runner of out: room is told of
 
 	mu sync.RWMutex // guards fd against being closed, and its number taken by another, while it is in use
 	fd int          // -1 when closed
@@ -120,14 +132,14 @@ type sock struct {
 // event reports whether it made goroutines ready.
 func (s *sock) event(e uint32, buf []byte) bool {
 	if e&unix.EPOLLERR != 0 {
-		s.in.r.fail(unix.ECONNRESET)
+		s.in.m.fail(unix.ECONNRESET)
 		return true
 	}
 	woke := false
-	if e&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
+	if e&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLPRI) != 0 {
 		s.hup.Store(true)
 	}
-	if e&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
+	if e&(unix.EPOLLIN|unix.EPOLLPRI|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
 		woke = s.in.wake(buf)
 	}
 	if e&(unix.EPOLLOUT|unix.EPOLLHUP) != 0 && s.out.blocked.Load() {
@@ -175,11 +187,26 @@ func (s *sock) torn() bool {
 	return s.fd < 0 || stateClosed(s.fd)
 }
 
+// awaitRoom has the loop run out when more can be written. What came free
+// meanwhile is told at once.
+func (s *sock) awaitRoom() error {
+	if s.awaits {
+		return nil
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.fd < 0 {
+		return net.ErrClosed
+	}
+	s.awaits = true
+	return s.loop.control(unix.EPOLL_CTL_MOD, s, heard|unix.EPOLLOUT)
+}
+
 func (s *sock) hungUp() bool { return s.hup.Load() }
 
 func (s *sock) close() { s.end(false) }
 func (s *sock) reset() { s.end(true) }
-func (s *sock) abort() { s.in.r.fail(errReset) }
+func (s *sock) abort() { s.in.m.fail(errReset) }
 
 func (s *sock) end(reset bool) {
 	s.mu.Lock()

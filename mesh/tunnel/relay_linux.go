@@ -2,50 +2,30 @@ package tunnel
 
 import (
 	"net"
-	"sync"
 	"sync/atomic"
 )
 
 // relay is a stream and a workload's connection that a loop moves bytes
-// between.
+// between: up from the application into the tunnel.
 type relay struct {
+	mover
 	s    *Stream
 	link *link
 	app  *socket
-	gate Gate
 
-	up, down direction // from the application into the tunnel, and back
-
-	shut       atomic.Bool  // the application was, or is being told that no more comes
-	unfinished atomic.Int32 // directions
-	once       sync.Once    // guards err and done
-	err        error
-	done       chan struct{}
-}
-
-// direction moves bytes one way. Whoever raises pending from nothing runs it:
-// the loop, or a goroutine when there is much. When it has finished, pending is
-// never nothing again.
-type direction struct {
-	r       *relay
-	step    func(buf []byte) (again bool, err error)
-	count   *atomic.Int64
-	pending atomic.Int32
-	blocked atomic.Bool // waits until more can be written
-	busy    int         // of the runner: so many steps are still for a goroutine
-	over    bool        // of the runner: its end was sent on
-
-	rest, kept []byte // of down: what the application did not take yet, and the buffer that holds it
-	ended      bool   // of up: the application has ended, and its fin is on its way
+	shut  atomic.Bool // the application was, or is being told that no more comes
+	ended bool        // of up: the application has ended, and its fin is on its way
 }
 
 // relayByLoop reports false, having done nothing, when the stream's sockets are
 // no sockets.
 func relayByLoop(app *net.TCPConn, s *Stream, gate Gate, up, down *atomic.Int64) (bool, error) {
-	r := &relay{s: s, app: &socket{conn: app}, gate: gate, done: make(chan struct{})}
-	r.up, r.down = direction{r: r, count: up}, direction{r: r, count: down}
+	r := &relay{s: s, app: &socket{conn: app}}
+	// The tunnel is left to end: whoever revokes thousands waits for half as many
+	// sockets.
+	r.reset = r.app.reset
+	r.init(gate, up, down)
 	r.up.step, r.down.step = r.stepUp, r.stepDown
-	r.unfinished.Store(2)
 	started, err := r.take()
 	if err != nil {
 		resetConn(app)
@@ -54,11 +34,7 @@ func relayByLoop(app *net.TCPConn, s *Stream, gate Gate, up, down *atomic.Int64)
 	if !started {
 		return false, nil
 	}
-	if err := r.start(); err != nil {
-		r.fail(err)
-	}
-	<-r.done
-	return true, r.end()
+	return true, r.end(r.wait(r.start))
 }
 
 // take finds the stream's link, if a loop can relay it.
@@ -76,99 +52,39 @@ func (r *relay) take() (bool, error) {
 	return true, nil
 }
 
-// start takes over both sockets. Until both are there, events only count.
+// start takes over both sockets.
 func (r *relay) start() error {
 	l, err := pickLoop()
 	if err != nil {
 		return err
 	}
-	r.up.pending.Store(1)
-	r.down.pending.Store(1)
 	if err := r.app.detach(l, &r.up, &r.down); err != nil {
 		return err
 	}
+	r.down.to = r.app.raw
 	if err := r.link.wire.detach(l, &r.down, &r.up); err != nil {
 		return err
 	}
 	buf := takeBuffer()
 	defer giveBuffer(buf)
 	r.up.run(buf, true)
-	r.down.run(buf, true)
+	r.down.run(buf, true) // TLS may have read ahead
 	return nil
 }
 
 // end gives everything back when nothing runs any more.
-func (r *relay) end() error {
-	if r.err == nil {
-		r.err = r.link.wire.attach()
+func (r *relay) end(err error) error {
+	if err == nil {
+		err = r.link.wire.attach()
 	}
-	if r.err != nil {
+	if err != nil {
 		r.link.wire.reset() // whatever became of it
 	}
 	r.app.Close()
-	if !r.s.finish(r.err == nil) && r.err == nil {
-		r.err = errReset
+	if !r.s.finish(err == nil) && err == nil {
+		err = errReset
 	}
-	return r.err
-}
-
-// fail resets the application at once, and leaves the tunnel to end: whoever
-// revokes thousands waits for half as many sockets. It may come from anywhere.
-func (r *relay) fail(err error) {
-	r.once.Do(func() {
-		r.err = err
-		r.app.reset()
-		close(r.done)
-	})
-}
-
-// busySteps is how long a direction that moved a full buffer is left to
-// goroutines, in steps that moved less.
-const busySteps = 16
-
-// wake runs the direction unless somebody does already, who then looks again.
-// It reports whether it made goroutines ready.
-func (d *direction) wake(buf []byte) bool {
-	if d.pending.Add(1) > 1 {
-		return false
-	}
-	if d.busy > 0 {
-		go d.alone()
-		return true
-	}
-	return d.run(buf, false)
-}
-
-// alone runs the direction on a goroutine of its own.
-func (d *direction) alone() {
-	buf := takeBuffer()
-	defer giveBuffer(buf)
-	d.run(buf, true)
-}
-
-// run does what there is to do. What is much is for a goroutine, unless this is
-// one; it reports whether it made one ready.
-func (d *direction) run(buf []byte, mayTakeLong bool) bool {
-	for {
-		n := d.pending.Load()
-		more, err := d.step(buf)
-		switch {
-		case err != nil:
-			d.r.fail(err)
-			return true
-		case d.over:
-			if d.r.unfinished.Add(-1) == 0 {
-				d.r.once.Do(func() { close(d.r.done) })
-			}
-			return true
-		case more && !mayTakeLong:
-			go d.alone()
-			return true
-		case more:
-		case d.pending.CompareAndSwap(n, 0):
-			return false
-		}
-	}
+	return err
 }
 
 // stepUp moves one buffer of the application's bytes into the tunnel. It
@@ -178,7 +94,7 @@ func (r *relay) stepUp(buf []byte) (bool, error) {
 	if ok, err := d.flush(w); !ok || err != nil {
 		return false, err
 	}
-	if d.ended {
+	if r.ended {
 		d.over = true
 		return false, nil
 	}
@@ -192,7 +108,7 @@ func (r *relay) stepUp(buf []byte) (bool, error) {
 	case n == 0 && !r.shut.Load() && r.app.raw.torn():
 		return false, errTorn
 	case n == 0:
-		d.ended = true
+		r.ended = true
 		return true, r.s.CloseWrite()
 	}
 	if r.gate.Revoked() {
@@ -213,25 +129,18 @@ func (r *relay) stepUp(buf []byte) (bool, error) {
 	return d.more(n == relayBuffer-headerLen) || r.app.raw.hungUp(), nil
 }
 
-// more reports full, and remembers how busy the direction is.
-func (d *direction) more(full bool) bool {
-	if full {
-		d.busy = busySteps
-	} else if d.busy > 0 {
-		d.busy--
-	}
-	return full
-}
-
 // flush writes what is left below TLS; false means that it must wait.
 func (d *direction) flush(w *wire) (bool, error) {
-	if d.r.gate.Revoked() {
+	if d.m.gate.Revoked() {
 		return false, ErrRevoked
 	}
-	d.blocked.Store(true) // before trying, or the news that more fits could come in between
+	d.blocked.Store(true) // as hand does
 	ok, err := w.flush()
-	if ok {
+	switch {
+	case ok:
 		d.blocked.Store(false)
+	case err == nil:
+		err = w.raw.awaitRoom()
 	}
 	return ok, err
 }
@@ -240,12 +149,8 @@ func (d *direction) flush(w *wire) (bool, error) {
 // whether there may be more.
 func (r *relay) stepDown(buf []byte) (bool, error) {
 	d, s := &r.down, r.s
-	if ok, err := d.hand(d.rest); !ok || err != nil {
+	if ok, err := d.handRest(); !ok || err != nil {
 		return false, err
-	}
-	if d.kept != nil {
-		giveBuffer(d.kept)
-		d.rest, d.kept = nil, nil
 	}
 	r.link.wire.drained = false
 	n, err := s.gather(r.link, buf[:relayBuffer])
@@ -264,32 +169,4 @@ func (r *relay) stepDown(buf []byte) (bool, error) {
 		return false, r.app.raw.closeWrite()
 	}
 	return d.more(err == nil), nil
-}
-
-// hand writes b to the application; false means that it keeps the rest and must
-// wait.
-func (d *direction) hand(b []byte) (bool, error) {
-	if len(b) == 0 {
-		return true, nil
-	}
-	if d.r.gate.Revoked() {
-		return false, ErrRevoked
-	}
-	d.blocked.Store(true)
-	n, err := d.r.app.raw.write(b)
-	if err != nil && err != errAgain {
-		return false, err
-	}
-	d.count.Add(int64(n))
-	if n == len(b) {
-		d.blocked.Store(false)
-		return true, nil
-	}
-	if d.kept == nil {
-		d.kept = takeBuffer()
-		d.rest = d.kept[:copy(d.kept, b[n:])]
-	} else {
-		d.rest = d.rest[n:]
-	}
-	return false, nil
 }

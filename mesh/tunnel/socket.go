@@ -11,7 +11,8 @@ type raw interface {
 	read(p []byte) (int, error)  // errAgain when there is nothing yet; 0 and nil is the end
 	write(p []byte) (int, error) // errAgain when nothing fits
 	closeWrite() error
-	hungUp() bool // the peer has ended: read until the end
+	awaitRoom() error // the loop will say when more fits
+	hungUp() bool     // the peer has ended, or said something urgent: a short read is not all there is
 	torn() bool   // what looks like an end is a reset; see errTorn
 	close()
 	reset() // close with a reset
@@ -65,16 +66,22 @@ func (s *socket) reset() {
 	resetConn(s.conn)
 }
 
-// resetConn closes c with a reset where it is TCP, or TLS over it. One that is
-// closed already is no error.
+// resetConn closes c with a reset where it is TCP, a stream, or lies over one of
+// them. One that is closed already is no error.
 func resetConn(c net.Conn) {
-	if over, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = over.NetConn()
+	for {
+		switch over := c.(type) {
+		case interface{ Reset() }:
+			over.Reset()
+		case interface{ NetConn() net.Conn }:
+			c = over.NetConn()
+			continue
+		case *net.TCPConn:
+			over.SetLinger(0)
+		}
+		c.Close()
+		return
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	c.Close()
 }
 
 // Close ends the connection in order.

@@ -18,6 +18,7 @@ type way struct {
 	proxy   *net.TCPAddr // nil for directly
 	outside *tls.Config  // towards the proxy, nil for plaintext
 	inside  *tls.Config  // towards the origin, in mode tls
+	http2   bool         // many tunnels on one connection
 	host    string       // of the origin, as requests name it
 	origin  origin
 }

@@ -187,7 +187,7 @@ func (b *bench) measure(ctx context.Context) error {
 	for round := range b.rounds {
 		for _, mode := range b.modes {
 			for _, p := range b.peers {
-				if p.start == nil && mode == idleMode || broken[p.name] {
+				if p.start == nil && mode == idleMode || p.http2 && mode != connectMode || broken[p.name] {
 					continue // without a proxy there is no process to measure
 				}
 				f, err := b.measureOne(ctx, p, mode)
@@ -237,6 +237,10 @@ func (b *bench) measureOne(ctx context.Context, p peer, mode string) (figure, er
 			return figure{}, fmt.Errorf("%w: %w", errNotServing, err)
 		}
 	}
+	if p.http2 {
+		w.http2, w.outside = true, w.outside.Clone()
+		w.outside.NextProtos = []string{"h2"}
+	}
 	f, err := b.load(ctx, w, proxy, mode)
 	if proxy == nil {
 		return f, err
@@ -270,6 +274,9 @@ func (b *bench) load(ctx context.Context, w *way, proxy *process, mode string) (
 		return l.figure(proxy.cpu() - before), err
 	}
 	do := map[string]func(*way) operation{connectMode: connecting, tlsMode: handshaking, httpMode: requesting}[mode]
+	if w.http2 {
+		do = multiplexing
+	}
 	if _, err := loop(ctx, clients, min(warmUp, b.window), func() operation { return do(w) }); err != nil {
 		return figure{}, err
 	}

@@ -19,6 +19,7 @@ const (
 	direct    = "direct"
 	ours      = "bulkhead"
 	oursMTLS  = "bulkhead+mTLS"
+	oursHTTP2 = "bulkhead+mTLS+h2"
 	squid     = "squid"
 	squidMTLS = "squid+mTLS"
 	tinyproxy = "tinyproxy"
@@ -28,12 +29,13 @@ const (
 const hostsText = "127.0.0.1 " + originName + "\n"
 
 // names are all that can be measured, in the order of the table.
-var names = []string{direct, ours, oursMTLS, squid, squidMTLS, tinyproxy}
+var names = []string{direct, ours, oursMTLS, oursHTTP2, squid, squidMTLS, tinyproxy}
 
 // peer is a proxy.
 type peer struct {
 	name    string
 	mtls    bool // the client shows a certificate
+	http2   bool // and has many tunnels on one connection; mode connect only
 	literal bool // the client asks for the origin's address
 	// start starts it at an address; nil for no proxy at all.
 	start func(ctx context.Context, at string) (*process, error)
@@ -52,9 +54,9 @@ func (b *bench) installed(ctx context.Context) []peer {
 		}
 		out = append(out, p)
 	}
-	if b.wants(ours) || b.wants(oursMTLS) {
+	if b.wants(ours) || b.wants(oursMTLS) || b.wants(oursHTTP2) {
 		program, err := b.build(ctx)
-		for _, p := range []peer{{name: ours}, {name: oursMTLS, mtls: true}} {
+		for _, p := range []peer{{name: ours}, {name: oursMTLS, mtls: true}, {name: oursHTTP2, mtls: true, http2: true}} {
 			p.start = func(ctx context.Context, at string) (*process, error) { return b.startOurs(ctx, program, p, at) }
 			add(p, err)
 		}
