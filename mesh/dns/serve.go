@@ -92,7 +92,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener, who func(net.Con
 	defer ln.Close()
 	var running sync.WaitGroup
 	defer running.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for {
 		conn, err := ln.Accept()
@@ -118,7 +118,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener, who func(net.Con
 		}
 		running.Go(func() {
 			defer s.conns.give(client)
-			if err := s.ServeConn(ctx, conn, client); err != nil {
+			if err := s.ServeConn(serving, conn, client); err != nil {
 				s.o.Log.Debug("dns: a connection ended", "client", client, "err", err)
 			}
 		})
