@@ -159,3 +159,45 @@ func TestPlatformsDifferInV6(t *testing.T) {
 		t.Errorf("%v, %v", a, b)
 	}
 }
+
+// TestEndpointsHaveAddressesOfTheirOwn: none is the gateway's or a workload's, and
+// what had one keeps it.
+func TestEndpointsHaveAddressesOfTheirOwn(t *testing.T) {
+	p := &policy.Policy{Platform: policy.Text{Value: "p"}}
+	for _, name := range []string{"a", "b", "c"} {
+		p.Endpoints = append(p.Endpoints, policy.Endpoint{Name: policy.Text{Value: name}})
+	}
+	first, err := Allocate(p, Addresses{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := Gateway("p")
+	seen := map[netip.Addr]bool{gateway.V4: true, gateway.V6: true}
+	for name, a := range first.Endpoints {
+		if seen[a.V4] || seen[a.V6] || a.Zone != OwnZone {
+			t.Errorf("endpoint %s is at %s and %s", name, a.V4, a.V6)
+		}
+		seen[a.V4], seen[a.V6] = true, true
+	}
+	p.Endpoints = p.Endpoints[1:]
+	p.Endpoints = append(p.Endpoints, policy.Endpoint{Name: policy.Text{Value: "d"}})
+	second, err := Allocate(p, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.Endpoints["b"] != first.Endpoints["b"] || second.Endpoints["c"] != first.Endpoints["c"] {
+		t.Error("an endpoint moved")
+	}
+	if second.Endpoints["d"].V4 == first.Endpoints["a"].V4 {
+		t.Error("a new endpoint has the address that one just gave up")
+	}
+	plan := &Plan{Policy: p, Addresses: second}
+	data, digest, err := plan.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Unpack(data, digest)
+	if err != nil || again.Addresses.Endpoints["d"] != second.Endpoints["d"] {
+		t.Errorf("unpacked: %+v, %v", again, err)
+	}
+}
