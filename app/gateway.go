@@ -171,14 +171,13 @@ func (r *gatewayRun) build(in *policy.Intent) error {
 		return err
 	}
 	r.resolver = dns.NewRecall(r.client, time.Now)
-	sink, ready, err := r.openLog(in)
-	if err != nil {
+	if err := r.openLog(); err != nil {
 		return err
 	}
 	if r.budgets, err = budget.Open(budget.Options{Path: filepath.Join(r.o.State, "budgets.json"), Now: time.Now}); err != nil {
 		return err
 	}
-	options := egress.Options{Node: "gateway", Registry: r.registry, Resolver: r.resolver, Sink: flow.NewFolder(sink), Ready: ready, Budgets: r.budgets,
+	options := egress.Options{Node: "gateway", Registry: r.registry, Resolver: r.resolver, Sink: flow.NewFolder(r.records), Ready: r.ready, Budgets: r.budgets,
 		Self: r.isSelf, Via: r.through, Log: r.o.Log, Now: time.Now}
 	if inspects(in) {
 		path := filepath.Join(r.o.State, "inspection.pem")
@@ -247,32 +246,33 @@ func (e *Env) newResolver(given []string, hostsFile string, log *slog.Logger) (*
 }
 
 // openLog opens where records go.
-func (r *gatewayRun) openLog(in *policy.Intent) (flow.Sink, func() error, error) {
-	path := r.o.LogFile
-	if path == "" {
-		path = filepath.Join(r.o.State, "egress.log")
+func (r *gatewayRun) openLog() error {
+	o := flow.FileOptions{Log: r.o.Log, Now: time.Now}
+	switch r.o.LogFile {
+	case "-":
+		o.To, r.status.LogFile = r.o.Output, "standard output"
+	case "":
+		o.Path = filepath.Join(r.o.State, "egress.log")
+		r.status.LogFile = o.Path
+	default:
+		o.Path = r.abs(r.o.LogFile)
+		r.status.LogFile = o.Path
 	}
-	drop := in.Policy.Gateway != nil && in.Policy.Gateway.WithoutLog.Value == policy.LogDrop
-	if path == "-" {
-		r.status.LogFile = "standard output"
-		err := r.useFile(flow.FileOptions{To: r.o.Output, Drop: drop, Log: r.o.Log, Now: time.Now})
-		return r.records, r.records.Ready, err
-	}
-	r.status.LogFile = r.abs(path)
-	err := r.useFile(flow.FileOptions{Path: r.abs(path), Drop: drop, Log: r.o.Log, Now: time.Now})
-	if err != nil {
-		return nil, nil, err
-	}
-	return r.records, r.records.Ready, nil
-}
-
-func (r *gatewayRun) useFile(o flow.FileOptions) error {
 	var err error
 	if r.records, err = flow.OpenFile(o); err != nil {
-		return err
+		return wrongInput("name a file that can be written, with --log", "%v", err)
 	}
 	r.closers = append(r.closers, r.records.Close)
 	return nil
+}
+
+// ready says why nothing new may pass: records cannot be kept, and the policy does
+// not say that this is accepted.
+func (r *gatewayRun) ready() error {
+	if g := r.registry.Force().Intent.Policy.Gateway; g != nil && g.WithoutLog.Value == policy.LogDrop {
+		return nil
+	}
+	return r.records.Ready()
 }
 
 // isSelf reports whether an address is one at which the gateway itself listens.

@@ -252,7 +252,7 @@ func TestGatewayWithoutLog(t *testing.T) {
 		t.Skip("SKIPPED: it mounts a small disk; run: sudo go test ./app")
 	}
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
 		t.Skipf("SKIPPED: a small disk cannot be mounted: %v; run: sudo go test ./app", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
@@ -261,7 +261,7 @@ func TestGatewayWithoutLog(t *testing.T) {
 		t.Fatalf("with room on the disk: %d", code)
 	}
 	filler := filepath.Join(dir, "filler")
-	_ = os.WriteFile(filler, make([]byte, 1<<20), 0o600) // as much as there is room for
+	_ = os.WriteFile(filler, make([]byte, 32<<20), 0o600) // as much as there is room for
 	eventually(t, "the full disk is noticed", func() bool { code, _ := g.get(g.url()); return code == 503 })
 	if code, page := g.adminPage("/readyz"); code != 503 || !strings.Contains(page, "no space left") {
 		t.Errorf("%d %s", code, page)
@@ -269,6 +269,10 @@ func TestGatewayWithoutLog(t *testing.T) {
 	if code, page := g.adminPage("/healthz"); code != 200 {
 		t.Errorf("%d %s", code, page)
 	}
+	g.write(g.policy("") + "gateway: {withoutLog: drop}\n")
+	eventually(t, "the policy accepts it", func() bool { code, _ := g.get(g.url()); return code == 200 })
+	g.write(g.policy(""))
+	eventually(t, "it does not any more", func() bool { code, _ := g.get(g.url()); return code == 503 })
 	must(t, os.Remove(filler))
 	eventually(t, "it passes again", func() bool { code, _ := g.get(g.url()); return code == 200 })
 }
