@@ -4,13 +4,14 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // multiplexing does mode connect over HTTP/2: each client has one connection, on
@@ -18,7 +19,7 @@ import (
 func multiplexing(w *way) operation {
 	target := fmt.Sprintf("%s:%d", w.host, w.origin.echo)
 	var l *line
-	var over *http2.ClientConn
+	var over *http.ClientConn
 	drop := func() {
 		if l != nil {
 			l.reset()
@@ -27,13 +28,18 @@ func multiplexing(w *way) operation {
 	}
 	do := func() error {
 		if l == nil {
+			var protocols http.Protocols
+			protocols.SetHTTP2(true)
+			t := &http.Transport{Protocols: &protocols, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+				var err error
+				if l, err = w.dial(w.origin.echo); err != nil {
+					l = nil
+					return nil, err
+				}
+				return l.Conn, l.tcp.SetDeadline(time.Time{})
+			}}
 			var err error
-			if l, err = w.dial(w.origin.echo); err != nil {
-				l = nil
-				return err
-			}
-			_ = l.tcp.SetDeadline(time.Time{})
-			if over, err = new(http2.Transport).NewClientConn(l.Conn); err != nil {
+			if over, err = t.NewClientConn(context.Background(), "https", w.proxy.String()); err != nil {
 				return err
 			}
 		}
@@ -55,7 +61,7 @@ func multiplexing(w *way) operation {
 			return err
 		}
 		if !bytes.Equal(b[:], []byte{'!'}) {
-			return fmt.Errorf("another byte came back than was sent")
+			return errors.New("another byte came back than was sent")
 		}
 		return nil
 	}
