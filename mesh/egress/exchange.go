@@ -218,16 +218,27 @@ type exchange struct {
 
 	mu    sync.Mutex // guards the following
 	ended bool
+	pair  *tunnel.Pair // of both connections, once they are of another protocol
 }
 
 // cut resets both connections, unless they are for the next request already.
 func (x *exchange) cut(client, server net.Conn) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.ended {
+	switch {
+	case x.ended:
+	case x.pair != nil:
+		x.pair.Reset()
+	default:
 		resetConn(client)
 		resetConn(server)
 	}
+}
+
+func (x *exchange) hold(pair *tunnel.Pair) {
+	x.mu.Lock()
+	x.pair = pair
+	x.mu.Unlock()
 }
 
 func (x *exchange) end() {
@@ -715,7 +726,10 @@ func (x *exchange) switchProtocols() error {
 		}
 		p.in.skip(len(first))
 	}
-	return tunnel.RelayPlain(p.in.conn, p.up.conn, x.gate, &x.meter, nil)
+	pair := tunnel.NewPair(p.in.conn, p.up.conn)
+	x.hold(pair)
+	p.s.life.Hold(pair.Reset)
+	return pair.Relay(x.gate, &x.meter, nil)
 }
 
 func firstProtocol(list string) string {

@@ -127,7 +127,8 @@ func New(o Options) *Gateway {
 	if o.Dial == nil {
 		d := net.Dialer{KeepAliveConfig: KeepAlive}
 		o.Dial = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-			return d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+			// DialTCP would bind first: one port for each, whatever they connect to.
+			return d.DialContext(ctx, "tcp", to.String())
 		}
 	}
 	orDefault := func(d *time.Duration, otherwise time.Duration) {

@@ -19,8 +19,9 @@ import (
 // what is inside is what was asked for. It ends both connections.
 func (s *session) carry(a *ask, in *reader, upstream net.Conn) {
 	client := in.conn
-	a.entry.OnRevoke(func(registry.Reason) { resetConn(client); resetConn(upstream) })
-	s.life.Hold(func() { resetConn(upstream) })
+	pair := tunnel.NewPair(client, upstream)
+	a.entry.OnRevoke(func(registry.Reason) { pair.Reset() })
+	s.life.Hold(pair.Reset)
 	hello, why := a.look(in)
 	switch {
 	case why != nil && why.denied:
@@ -39,30 +40,28 @@ func (s *session) carry(a *ask, in *reader, upstream net.Conn) {
 	}
 	a.recordOpen()
 	var m tunnel.Meter
-	err := s.relay(a, in, upstream, &m)
+	err := s.relay(a, in, upstream, pair, &m)
 	a.recordEnd(flow.Close, 0, m.Out.Load(), m.In.Load(), err)
 }
 
 // relay moves bytes until both directions have ended, what was read already first.
-func (s *session) relay(a *ask, in *reader, upstream net.Conn, m *tunnel.Meter) error {
+func (s *session) relay(a *ask, in *reader, upstream net.Conn, pair *tunnel.Pair, m *tunnel.Meter) error {
 	g := newGate(a, m)
 	if first := in.buffered(); len(first) > 0 {
 		if g.Revoked() {
-			resetConn(in.conn)
-			resetConn(upstream)
+			pair.Reset()
 			return g.end(tunnel.ErrRevoked)
 		}
 		n, err := upstream.Write(first)
 		m.Out.Add(int64(n))
 		if err != nil {
-			resetConn(in.conn)
-			resetConn(upstream)
+			pair.Reset()
 			return g.end(err)
 		}
 		in.skip(len(first))
 	}
 	in.release()
-	return g.end(tunnel.RelayPlain(in.conn, upstream, g, m, nil))
+	return g.end(pair.Relay(g, m, nil))
 }
 
 // look reads the first bytes of a tunnel, and says why they are not what was asked

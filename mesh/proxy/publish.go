@@ -89,7 +89,9 @@ func (c *connection) publishWhole(conn net.Conn, port uint16) {
 		c.life.Sever("")
 		return
 	}
-	c.end(true, tunnel.RelayPlain(client, own, c.entry, &c.meter, nil))
+	pair := tunnel.NewPair(client, own)
+	c.life.Hold(pair.Reset)
+	c.end(true, pair.Relay(c.entry, &c.meter, nil))
 }
 
 // partiesAt returns the parties of exposures that a client at addr is: those whose

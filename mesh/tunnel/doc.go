@@ -7,10 +7,14 @@
 // never less that looks like an end; and that nothing is written after the
 // policy took the stream back.
 //
-// Dangerous are the sockets of relayed streams: for the time of a [Relay] they
-// are taken out of the runtime's poller and belong to a loop of this package
-// (relay_linux.go). The net.Conn that was given is closed from then on; what is
-// relayed is ended by [Stream.Reset] and by nothing else.
+// It also moves bytes between two connections without a tunnel, a [Pair], with the
+// same promises.
+//
+// Dangerous are the sockets of what is relayed: for the time of a [Relay] or
+// [Pair.Relay] they are taken out of the runtime's poller and belong to a loop of
+// this package (loop_linux.go). The net.Conn that was given is closed from then on;
+// what is relayed is ended by [Stream.Reset] or [Pair.Reset] and by nothing else.
+// The loop asks the gate, which therefore must not wait.
 //
 // # Connections
 //

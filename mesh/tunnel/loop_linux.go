@@ -224,32 +224,32 @@ func (s *sock) end(reset bool) {
 
 // detach takes the socket out of the runtime's poller: in both, each message
 // would wake threads of the runtime for nobody.
-func (s *socket) detach(l *loop, in, out *direction) error {
+func (s *socket) detach(l *loop, in, out *direction) (*sock, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tcp, ok := s.conn.(*net.TCPConn)
 	if s.aborted || !ok {
-		return net.ErrClosed
+		return nil, net.ErrClosed
 	}
 	rc, err := tcp.SyscallConn()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	k := &sock{in: in, out: out}
 	var dup error
 	if err := rc.Control(func(fd uintptr) { k.fd, dup = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return err
+		return nil, err
 	}
 	if dup != nil {
-		return fmt.Errorf("taking over a socket: %w", dup)
+		return nil, fmt.Errorf("taking over a socket: %w", dup)
 	}
 	if err := l.watch(k); err != nil {
 		unix.Close(k.fd)
-		return err
+		return nil, err
 	}
 	tcp.Close()
 	s.raw = k
-	return nil
+	return k, nil
 }
 
 // attach gives the socket back to the runtime's poller.

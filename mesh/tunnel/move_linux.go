@@ -81,6 +81,10 @@ func (m *mover) settle(err error) (first bool) {
 
 // finish is called once, when nobody runs the direction any more.
 func (d *direction) finish() {
+	if d.kept != nil {
+		giveBuffer(d.kept)
+		d.rest, d.kept = nil, nil
+	}
 	if d.give != nil {
 		d.give()
 	}

@@ -50,18 +50,39 @@ func Relay(app net.Conn, s *Stream, gate Gate, m *Meter, limit *rate.Limiter, ap
 	return err
 }
 
-// RelayPlain moves bytes between two connections without a tunnel, as Relay
-// does; client opened its one. An idle relay is ended by closing either
-// connection, which resets the other. Between two TCP connections without a limit
-// the kernel moves the bytes.
-func RelayPlain(client, server net.Conn, gate Gate, m *Meter, limit *rate.Limiter) error {
-	fail := func() { resetConn(client); resetConn(server) }
-	c := copier{gate: gate, limit: limit, splice: limit == nil}
+// Pair is two connections that bytes are moved between without a tunnel. Client
+// opened its one.
+type Pair struct{ client, server socket }
+
+// NewPair returns a pair of connections, which belong to it.
+func NewPair(client, server net.Conn) *Pair {
+	return &Pair{client: socket{conn: client}, server: socket{conn: server}}
+}
+
+// Reset resets both connections at once, and so ends Relay, which may have begun
+// or not. It does not block, may come at any time, from anywhere, and more than
+// once. After Relay it does nothing.
+func (p *Pair) Reset() {
+	p.client.abort()
+	p.server.abort()
+}
+
+// Relay moves bytes as the function does, once. Both connections are over when it
+// returns. An idle one is ended by Reset, and by nothing else. Between two TCP
+// connections without a limit the kernel moves what is much.
+func (p *Pair) Relay(gate Gate, m *Meter, limit *rate.Limiter) error {
+	if limit == nil {
+		if done, err := p.relayByLoop(gate, m); done {
+			return err
+		}
+	}
+	client, server := p.client.conn, p.server.conn
+	c := copier{gate: gate, limit: limit}
 	err := c.both(half{server, client, &m.Out, func() error { return closeWrite(server) }},
-		half{client, server, &m.In, func() error { return closeWrite(client) }}, fail)
+		half{client, server, &m.In, func() error { return closeWrite(client) }}, p.Reset)
 	if err == nil {
-		client.Close()
-		server.Close()
+		p.client.Close()
+		p.server.Close()
 	}
 	return err
 }
@@ -76,9 +97,8 @@ func closeWrite(c net.Conn) error {
 
 // copier moves bytes with a goroutine for each direction.
 type copier struct {
-	gate   Gate
-	limit  *rate.Limiter
-	splice bool // both ends are TCP: without copies where the kernel can
+	gate  Gate
+	limit *rate.Limiter
 }
 
 // half is one direction.
@@ -94,6 +114,14 @@ type half struct {
 // than was sent would look like all of it.
 var errTorn = errors.New("connection was reset by its application")
 
+// isTorn reports whether what reading saw as an end was a reset. Only while other,
+// that the other direction has ended, is not set does the state of the connection
+// tell: after both, it is that of an orderly end too. So other must be looked at
+// after the state.
+func isTorn(other *atomic.Bool, torn func() bool) bool {
+	return !other.Load() && torn() && !other.Load()
+}
+
 // both runs two directions. When one fails, fail must free the other; its error
 // is then a consequence, and the first one counts.
 func (c *copier) both(a, b half, fail func()) error {
@@ -105,7 +133,7 @@ func (c *copier) both(a, b half, fail func()) error {
 		end := h.end
 		h.end = func() error {
 			ended[i].Store(true)
-			if !ended[1-i].Load() && torn(h.from) {
+			if isTorn(&ended[1-i], func() bool { return torn(h.from) }) {
 				return errTorn
 			}
 			return end()
@@ -126,11 +154,6 @@ func (c *copier) both(a, b half, fail func()) error {
 }
 
 func (c *copier) one(ctx context.Context, h half) error {
-	if c.splice {
-		if done, err := spliceHalf(h, c.gate); done {
-			return err
-		}
-	}
 	b := takeBuffer()
 	defer giveBuffer(b)
 	b = b[:relayBuffer-headerLen]

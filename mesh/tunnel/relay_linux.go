@@ -58,11 +58,12 @@ func (r *relay) start() error {
 	if err != nil {
 		return err
 	}
-	if err := r.app.detach(l, &r.up, &r.down); err != nil {
+	app, err := r.app.detach(l, &r.up, &r.down)
+	if err != nil {
 		return err
 	}
-	r.down.to = r.app.raw
-	if err := r.link.wire.detach(l, &r.down, &r.up); err != nil {
+	r.down.to = app
+	if _, err := r.link.wire.detach(l, &r.down, &r.up); err != nil {
 		return err
 	}
 	buf := takeBuffer()
@@ -105,7 +106,7 @@ func (r *relay) stepUp(buf []byte) (bool, error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case n == 0 && !r.shut.Load() && r.app.raw.torn():
+	case n == 0 && isTorn(&r.shut, r.app.raw.torn):
 		return false, errTorn
 	case n == 0:
 		r.ended = true

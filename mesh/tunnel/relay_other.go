@@ -13,8 +13,8 @@ func relayByLoop(*net.TCPConn, *Stream, Gate, *atomic.Int64, *atomic.Int64) (boo
 	return false, nil
 }
 
-// spliceHalf exists on Linux only.
-func spliceHalf(half, Gate) (bool, error) { return false, nil }
+// relayByLoop exists on Linux only.
+func (p *Pair) relayByLoop(Gate, *Meter) (bool, error) { return false, nil }
 
 // torn can be known on Linux only.
 func torn(io.Reader) bool { return false }

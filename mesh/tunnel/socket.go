@@ -13,7 +13,7 @@ type raw interface {
 	closeWrite() error
 	awaitRoom() error // the loop will say when more fits
 	hungUp() bool     // the peer has ended, or said something urgent: a short read is not all there is
-	torn() bool   // what looks like an end is a reset; see errTorn
+	torn() bool       // what looks like an end is a reset; see errTorn
 	close()
 	reset() // close with a reset
 	abort() // reset, and everything that was relayed with it

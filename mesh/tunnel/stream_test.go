@@ -325,7 +325,7 @@ func TestRelayPlain(t *testing.T) {
 			if err != nil {
 				return
 			}
-			ended <- RelayPlain(c.(*net.TCPConn), dial(t, backend), g, &m, nil)
+			ended <- NewPair(c, dial(t, backend)).Relay(g, &m, nil)
 		}()
 		return dial(t, addrPort(ln)), ended
 	}
