@@ -9,221 +9,239 @@ import (
 	"bulkhead/mesh/flow"
 )
 
-// document is what is looked at of a line that is JSON, whoever wrote it. Names are
-// those of the logs.
-type document struct {
-	// bulkhead
-	Event flow.Event `json:"event"`
-	Side  flow.Side  `json:"side"`
+// document is a line that is JSON. Fields are looked up by name and type, so that
+// one of another program that has a name of ours does no harm.
+type document map[string]any
 
-	// smokescreen
-	RequestedHost *string `json:"requested_host"`
-	Role          string  `json:"role"`
-	Allow         *bool   `json:"allow"`
-	Msg           string  `json:"msg"`
-	BytesIn       any     `json:"bytes_in"`
-	BytesOut      any     `json:"bytes_out"`
-	Time          any     `json:"time"`
-
-	// Envoy, under the names that are usual
-	Authority  string `json:"authority"`
-	Authority2 string `json:":authority"`
-	ServerName string `json:"requested_server_name"`
-	Upstream   string `json:"upstream_host"`
-	Downstream string `json:"downstream_remote_address"`
-	Sent       any    `json:"bytes_sent"`
-	Received   any    `json:"bytes_received"`
-	Code       any    `json:"response_code"`
-	Start      any    `json:"start_time"`
-
-	// Hubble, alone or in an envelope
-	Flow *hubble `json:"flow"`
-	hubble
-
-	// Zeek
-	OrigH     string  `json:"id.orig_h"`
-	RespH     string  `json:"id.resp_h"`
-	RespP     float64 `json:"id.resp_p"`
-	SNI       string  `json:"server_name"`
-	ZeekHost  string  `json:"host"`
-	OrigBytes float64 `json:"orig_bytes"`
-	RespBytes float64 `json:"resp_bytes"`
-	TS        any     `json:"ts"`
+// text returns a scalar, the first of names that is there.
+func (d document) text(names ...string) string {
+	for _, n := range names {
+		switch v := d[n].(type) {
+		case string:
+			if v != "" && v != "-" {
+				return v
+			}
+		case float64:
+			return strconv.FormatFloat(v, 'f', -1, 64)
+		case bool:
+			return strconv.FormatBool(v)
+		}
+	}
+	return ""
 }
 
-// hubble is a flow as Cilium's Hubble prints it.
-type hubble struct {
-	Verdict   string `json:"verdict"`
-	Direction string `json:"traffic_direction"`
-	IP        *struct {
-		Source      string `json:"source"`
-		Destination string `json:"destination"`
-	} `json:"IP"`
-	L4 *struct {
-		TCP *struct {
-			Port uint16 `json:"destination_port"`
-		} `json:"TCP"`
-	} `json:"l4"`
-	Source *struct {
-		Namespace string `json:"namespace"`
-		Pod       string `json:"pod_name"`
-		Workloads []struct {
-			Name string `json:"name"`
-		} `json:"workloads"`
-	} `json:"source"`
-	Destination *struct {
-		Labels []string `json:"labels"`
-	} `json:"destination"`
-	Names []string `json:"destination_names"`
-	Reply bool     `json:"is_reply"`
-	At    string   `json:"time"`
+// in returns the document below a name, empty if there is none.
+func (d document) in(name string) document {
+	m, _ := d[name].(map[string]any)
+	return m
 }
 
-func parseJSON(line string) (Call, outcome, string) {
+func (d document) has(names ...string) bool {
+	for _, n := range names {
+		if _, ok := d[n]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (d document) list(name string) []any {
+	l, _ := d[name].([]any)
+	return l
+}
+
+func (p *parser) json(line string) (Call, outcome) {
 	var d document
-	if json.Unmarshal([]byte(line), &d) != nil {
-		// Another program's fields may have our names with another type.
-		var r flow.Record
-		if json.Unmarshal([]byte(line), &r) == nil && r.Event != "" && r.Verdict != "" {
-			return ownRecord(&r)
-		}
-		var env struct {
-			Flow *hubble `json:"flow"`
-		}
-		if json.Unmarshal([]byte(line), &env) == nil && env.Flow != nil {
-			return env.Flow.call()
-		}
-		var alone hubble
-		if json.Unmarshal([]byte(line), &alone) == nil && alone.IP != nil {
-			return alone.call()
-		}
-		return Call{}, unknown, ""
+	if err := json.Unmarshal([]byte(line), &d); err != nil {
+		p.why = "it is no JSON document of one line"
+		return Call{}, unknown
 	}
 	switch {
-	case d.Event != "" && d.Side != "":
+	case d.has("event") && d.has("side") && d.has("verdict"):
+		p.format = "bulkhead flow records"
 		var r flow.Record
-		if json.Unmarshal([]byte(line), &r) != nil {
-			return Call{}, unknown, ""
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			p.why = "a field of the flow record has another type"
+			return Call{}, unknown
 		}
 		return ownRecord(&r)
-	case d.RequestedHost != nil:
+	case d.has("requested_host"):
+		p.format = "smokescreen"
 		return d.smokescreen()
-	case d.Authority != "" || d.Authority2 != "" || d.ServerName != "" || d.Upstream != "":
+	case d.has("authority", ":authority", "requested_server_name", "upstream_host"):
+		p.format = "Envoy access log"
 		return d.envoy()
-	case d.Flow != nil:
-		return d.Flow.call()
-	case d.IP != nil:
-		return d.hubble.call()
-	case d.OrigH != "":
+	case d.in("flow") != nil:
+		p.format = "Hubble"
+		return d.in("flow").hubble()
+	case d.in("IP") != nil:
+		p.format = "Hubble"
+		return d.hubble()
+	case d.has("id.orig_h"):
+		p.format = "Zeek"
 		return d.zeek()
+	case p.last == "smokescreen" && d.has("msg"), p.last == "Hubble" && d.has("node_status", "lost_events"):
+		p.format = p.last
+		return Call{}, other
 	}
-	return Call{}, unknown, ""
+	p.why = "its fields are those of no log that is known"
+	return Call{}, unknown
 }
 
-// ownRecord reads a flow record of this program. What ended or was refused counts;
-// what began ends later.
-func ownRecord(r *flow.Record) (Call, outcome, string) {
-	const format = "bulkhead flow records"
-	c := Call{Source: r.From.Workload, Host: strings.ToLower(r.To.Name), Addr: r.To.Addr.Addr(), Port: r.To.Addr.Port(), Out: r.BytesOut, In: r.BytesIn,
-		Time: r.Time.UTC(), Denied: r.Verdict == "deny"}
+// ownRecord reads a flow record of this program. What began counts: it may never
+// end in this log. The end adds its bytes. What a probe tried is nobody's need.
+func ownRecord(r *flow.Record) (Call, outcome) {
+	if r.Probe != "" || r.To.Workload != "" || r.To.Name == "" && !r.To.Addr.IsValid() || r.Event == flow.Lookup || r.Event == flow.Count {
+		return Call{}, other
+	}
+	c := Call{
+		Source: r.From.Workload, Addr: r.To.Addr.Addr().Unmap(), Port: r.To.Addr.Port(), Protocol: r.Transport, Method: r.Method,
+		Asked: r.Side == flow.Gateway, Out: max(r.BytesOut, 0), In: max(r.BytesIn, 0), Count: int(min(r.Count, 1<<31)), Time: r.Time.UTC(),
+		Denied: r.Event == flow.Deny, More: r.Event == flow.Close || r.Event == flow.Request,
+	}
+	c.Host, _ = hostName(r.To.Name)
+	if name, ok := strings.CutPrefix(r.To.Service, "endpoint/"); ok {
+		c.Endpoint = name
+	}
 	if c.Port == 0 {
 		c.Port = r.To.Port
 	}
 	if c.Source == "" && r.From.Addr.IsValid() {
-		c.Source = r.From.Addr.Addr().String()
+		c.Source = r.From.Addr.Addr().Unmap().String()
 	}
-	switch r.Event {
-	case flow.Close, flow.Request, flow.Deny, flow.Fail:
-		if r.To.Workload == "" {
-			return c, call, format
-		}
-	}
-	return Call{}, other, format
+	return c, call
 }
 
-func (d *document) smokescreen() (Call, outcome, string) {
-	c := Call{Source: d.Role, Denied: d.Allow != nil && !*d.Allow, Time: moment(text(d.Time)), In: number(text(d.BytesIn)), Out: number(text(d.BytesOut)),
-		More: strings.Contains(d.Msg, "CN-CLOSE")}
+func (d document) smokescreen() (Call, outcome) {
+	c := Call{
+		Source: d.text("role", "inbound_remote_addr"), Asked: true, Denied: d.text("allow") == "false", Time: moment(d.text("start_time", "time")),
+		In: number(d.text("bytes_in")), Out: number(d.text("bytes_out")), More: strings.Contains(d.text("msg"), "CN-CLOSE"),
+	}
+	if d.text("role") == "" {
+		c.Source = sourceOf(c.Source)
+	}
+	c.Host, c.Addr, c.Port = place(d.text("requested_host"), 443)
+	if _, a, _ := place(d.text("outbound_remote_addr"), 0); a.IsValid() {
+		c.Addr = a
+	}
+	return c, call
+}
+
+// envoy reads an access log under the field names that are usual. A request that an
+// upstream server answered was not refused, whatever it answered.
+func (d document) envoy() (Call, outcome) {
+	if strings.HasPrefix(d.text("upstream_cluster"), "inbound|") {
+		return Call{}, other
+	}
+	c := Call{
+		Source: d.text("downstream_peer_uri_san"), In: number(d.text("bytes_sent")), Out: number(d.text("bytes_received")),
+		Time: moment(d.text("start_time")), Method: d.text("method", ":method"), Asked: d.text("method", ":method") == "CONNECT",
+	}
 	if c.Source == "" {
-		c.Source = "unknown"
+		c.Source = sourceOf(d.text("downstream_remote_address", "downstream_direct_remote_address"))
 	}
-	c.Host, c.Addr, c.Port = place(*d.RequestedHost, 443)
-	return c, call, "smokescreen"
-}
-
-func (d *document) envoy() (Call, outcome, string) {
-	c := Call{In: number(text(d.Sent)), Out: number(text(d.Received)), Time: moment(text(d.Start)), Denied: text(d.Code) == "403"}
-	_, source, _ := place(d.Downstream, 0)
-	if c.Source = d.Downstream; source.IsValid() {
-		c.Source = source.String()
-	}
-	_, upstream, port := place(d.Upstream, 0)
-	for _, name := range []string{d.ServerName, d.Authority, d.Authority2} {
-		if name != "" && name != "-" && c.Host == "" {
-			c.Host, c.Addr, c.Port = place(name, port)
+	_, upstream, port := place(d.text("upstream_host"), 0)
+	for _, name := range []string{"requested_server_name", "authority", ":authority"} {
+		if text := d.text(name); text != "" && c.Host == "" && !c.Addr.IsValid() {
+			c.Host, c.Addr, c.Port = place(text, port)
 		}
 	}
 	if upstream.IsValid() {
 		c.Addr = upstream
 	}
 	if c.Port == 0 {
+		c.Port = port
+	}
+	if c.Port == 0 {
 		c.Port = 443
 	}
-	return c, call, "Envoy access log"
+	details := d.text("response_code_details")
+	c.Denied = !upstream.IsValid() && (d.text("upstream_cluster") == "BlackHoleCluster" ||
+		strings.HasPrefix(details, "rbac_access_denied") || strings.HasPrefix(details, "ext_authz_denied") ||
+		d.has("upstream_host") && d.text("response_code") == "403")
+	return c, call
 }
 
-func (h *hubble) call() (Call, outcome, string) {
-	const format = "Hubble"
-	if h.IP == nil {
-		return Call{}, other, format
+// hubble reads a flow of Cilium.
+func (d document) hubble() (Call, outcome) {
+	ip, l4, l7 := d.in("IP"), d.in("l4"), d.in("l7")
+	if ip == nil || d.text("traffic_direction") == "INGRESS" || d.text("is_reply") == "true" || l7.in("dns") != nil || !d.leavesCluster() {
+		return Call{}, other
 	}
-	outside := h.Destination == nil
-	if h.Destination != nil {
-		for _, l := range h.Destination.Labels {
-			outside = outside || l == "reserved:world" || strings.HasPrefix(l, "cidr:") || strings.HasPrefix(l, "fqdn:")
+	c := Call{Source: sourceOf(ip.text("source")), Protocol: "unknown", Time: moment(d.text("time")), Denied: d.text("verdict") == "DROPPED"}
+	for _, name := range []string{"TCP", "UDP", "SCTP", "ICMPv4", "ICMPv6"} {
+		if to := l4.in(name); to != nil {
+			c.Protocol = strings.TrimSuffix(strings.ToLower(name), "v4")
+			c.Port, c.From = port(to.text("destination_port")), port(to.text("source_port"))
+			break
 		}
 	}
-	if h.Direction == "INGRESS" || h.Reply || !outside || h.L4 == nil || h.L4.TCP == nil {
-		return Call{}, other, format
-	}
-	c := Call{Source: h.IP.Source, Port: h.L4.TCP.Port, Time: moment(h.At), Denied: h.Verdict == "DROPPED"}
-	if s := h.Source; s != nil {
-		switch {
-		case len(s.Workloads) > 0 && s.Workloads[0].Name != "":
-			c.Source = s.Namespace + "/" + s.Workloads[0].Name
-		case s.Pod != "":
-			c.Source = s.Namespace + "/" + s.Pod
+	if s := d.in("source"); s != nil {
+		name := s.text("pod_name")
+		if w := s.list("workloads"); len(w) > 0 {
+			if m, ok := w[0].(map[string]any); ok && document(m).text("name") != "" {
+				name = document(m).text("name")
+			}
+		}
+		if name != "" {
+			c.Source = s.text("namespace") + "/" + name
 		}
 	}
-	if len(h.Names) > 0 {
-		c.Host, _, _ = place(h.Names[0], 0)
+	if http := l7.in("http"); http != nil {
+		c.Method = http.text("method")
+		c.Host, _, _ = fromURL(c.Method, http.text("url"))
 	}
-	if a, err := netip.ParseAddr(h.IP.Destination); err == nil {
-		c.Addr = a.Unmap()
+	if names := d.list("destination_names"); len(names) > 0 && c.Host == "" {
+		name, _ := names[0].(string)
+		c.Host, _, _ = place(name, 0)
 	}
-	return c, call, format
+	_, c.Addr, _ = place(ip.text("destination"), 0)
+	return c, call
 }
 
-func (d *document) zeek() (Call, outcome, string) {
-	c := Call{Source: d.OrigH, Port: uint16(min(max(d.RespP, 0), 65535)), Out: int64(max(d.OrigBytes, 0)), In: int64(max(d.RespBytes, 0)), Time: moment(text(d.TS))}
-	for _, name := range []string{d.SNI, d.ZeekHost} {
+// leavesCluster reports whether a flow's destination is nothing that Cilium knows.
+func (d document) leavesCluster() bool {
+	to := d.in("destination")
+	if to.text("pod_name") != "" {
+		return false
+	}
+	labels := to.list("labels")
+	for _, l := range labels {
+		text, _ := l.(string)
+		for _, outside := range []string{"reserved:world", "reserved:unknown", "reserved:unmanaged", "cidr:", "fqdn:"} {
+			if strings.HasPrefix(text, outside) {
+				return true
+			}
+		}
+	}
+	return len(labels) == 0
+}
+
+func (d document) zeek() (Call, outcome) {
+	if !zeekPaths[d.text("_path")] {
+		return Call{}, other
+	}
+	c := Call{
+		Source: sourceOf(d.text("id.orig_h")), Protocol: protocol(d.text("proto")), Port: port(d.text("id.resp_p")), From: port(d.text("id.orig_p")),
+		Out: number(d.text("orig_bytes", "request_body_len")), In: number(d.text("resp_bytes", "response_body_len")),
+		Time: moment(d.text("ts")), Method: d.text("method"),
+	}
+	for _, name := range []string{"server_name", "host"} {
 		if c.Host == "" {
-			c.Host, _, _ = place(name, 0)
+			c.Host, _, _ = place(d.text(name), 0)
 		}
 	}
-	if a, err := netip.ParseAddr(d.RespH); err == nil {
-		c.Addr = a.Unmap()
-	}
-	return c, call, "Zeek"
+	_, c.Addr, _ = place(d.text("id.resp_h"), 0)
+	return c, call
 }
 
-// text writes a scalar of JSON.
-func text(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64)
+// sourceOf returns the address of ADDRESS:PORT, and any other text as it is.
+func sourceOf(text string) string {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap().String()
 	}
-	return ""
+	if _, a, _ := place(text, 0); a.IsValid() {
+		return a.String()
+	}
+	return text
 }
