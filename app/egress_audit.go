@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"bulkhead/core/netset"
 	"bulkhead/core/policy"
 	"bulkhead/core/source"
+	"bulkhead/mesh/outside"
 	"bulkhead/observe/calls"
 	"bulkhead/policyfile"
 	"bulkhead/render"
@@ -117,10 +119,13 @@ func callSources(given []string, in *policy.Intent) ([]callSource, error) {
 	return out, nil
 }
 
+// egressKey tells calls apart that are listed apart: by who, where, and what the
+// policy makes of them.
 type egressKey struct {
-	source, host string
-	addr         netip.Addr
-	port         uint16
+	source, host, protocol string
+	addr                   netip.Addr
+	port                   uint16
+	rule                   *policy.Permission
 }
 
 // egressAuditor gathers calls by source and place.
@@ -138,13 +143,25 @@ func (a *egressAuditor) add(path string, c *calls.Call) {
 	if c.Addr.IsValid() {
 		special = netset.Special(c.Addr)
 	}
-	if c.Host == "" && special != "" && special != netset.Metadata {
+	workload := a.workload(c.Source)
+	rule, why := a.decide(workload, c, special)
+	for _, name := range c.Others {
+		if rule == nil {
+			break // which of the names was meant nobody knows: all must be permitted
+		}
+		next := *c
+		next.Host = name
+		if r, w := a.decide(workload, &next, special); r == nil {
+			c, rule, why = &next, nil, w
+		}
+	}
+	if c.Host == "" && special != "" && rule == nil && !c.Asked && !netset.CarriesIPv4(c.Addr) && !netset.LeadsToMetadata(c.Addr) {
 		a.out.Inner++
 		return
 	}
-	k := egressKey{source: c.Source, host: c.Host, port: c.Port}
-	if c.Host == "" {
-		k.addr = c.Addr
+	k := egressKey{source: c.Source, host: c.Host, protocol: c.Protocol, port: c.Port, rule: rule}
+	if c.Host == "" || special != "" {
+		k.addr = c.Addr // of a name, only one that it should not have
 	}
 	i, ok := a.at[k]
 	if !ok {
@@ -154,17 +171,22 @@ func (a *egressAuditor) add(path string, c *calls.Call) {
 		}
 		i = len(a.out.Calls)
 		a.at[k] = i
-		a.out.Calls = append(a.out.Calls, render.EgressCall{Source: c.Source, Host: c.Host, Addr: k.addr, Port: c.Port, At: path + ":" + strconv.Itoa(c.Line)})
+		x := render.EgressCall{Source: c.Source, Workload: workload, Host: c.Host, Addr: k.addr, Protocol: c.Protocol, Port: c.Port, Why: why, At: path + ":" + strconv.Itoa(c.Line)}
+		if rule != nil {
+			x.Rule = rule.Pos.Short() + " " + rule.Name
+			a.used[rule] = true
+		}
+		a.out.Calls = append(a.out.Calls, x)
 	}
 	x := &a.out.Calls[i]
-	x.Out, x.In = x.Out+c.Out, x.In+c.In
+	x.Out, x.In = addBytes(x.Out, c.Out), addBytes(x.In, c.In)
+	if c.Denied {
+		x.Refused += c.Count
+	}
 	if c.More {
 		return
 	}
-	x.Count++
-	if c.Denied {
-		x.Refused++
-	}
+	x.Count += c.Count
 	if !c.Time.IsZero() {
 		if x.First.IsZero() || c.Time.Before(x.First) {
 			x.First = c.Time
@@ -173,30 +195,50 @@ func (a *egressAuditor) add(path string, c *calls.Call) {
 			x.Last = c.Time
 		}
 	}
-	if c.Host != "" && special != "" && !slices.Contains(x.Risks, render.RiskPrivate) {
-		x.Risks = append(x.Risks, render.RiskPrivate)
-	}
 }
 
-// judge asks the policy about each call, and names what is known of its place.
+// addBytes adds without going round.
+func addBytes(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// judge says what is to be thought of each call, and names what is known of its place.
 func (a *egressAuditor) judge() {
 	unmapped := map[string]bool{}
 	for i := range a.out.Calls {
 		c := &a.out.Calls[i]
-		c.Workload = a.workload(c.Source)
-		d := a.destination(c.Host)
+		c.Count = max(c.Count, 1) // of a log that begins after the call did
+		known := destinationOf(policyfile.Catalogue(), c.Host)
+		d := destinationOf(a.destinations, c.Host)
+		if d == nil {
+			d = known
+		}
 		if d != nil {
 			c.Destination = d.Name.Value
 		}
-		c.Risks = append(risksOf(c, d), c.Risks...)
-		a.ask(c)
-		if c.State == render.EgressUnmapped {
+		c.Risks = risksOf(c, known, d)
+		switch {
+		case a.in == nil && c.Refused >= c.Count:
+			c.State = render.EgressDenied
+		case a.in == nil:
+			c.State = render.EgressCalled
+		case c.Workload == "":
+			c.State = render.EgressUnmapped
 			unmapped[c.Source] = true
+		case c.Rule != "":
+			c.State = render.EgressNeeded
+		case c.Refused >= c.Count:
+			c.State = render.EgressDenied
+		default:
+			c.State = render.EgressUnneeded
 		}
 	}
 	slices.SortStableFunc(a.out.Calls, func(x, y render.EgressCall) int {
 		return cmp.Or(cmp.Compare(rank(x.State), rank(y.State)), cmp.Compare(cmp.Or(x.Workload, x.Source), cmp.Or(y.Workload, y.Source)),
-			cmp.Compare(x.Host, y.Host), x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port))
+			cmp.Compare(x.Host, y.Host), x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.Protocol, y.Protocol), cmp.Compare(x.Rule, y.Rule))
 	})
 	for s := range unmapped {
 		a.out.Unmapped = append(a.out.Unmapped, s)
@@ -238,43 +280,61 @@ func (a *egressAuditor) workload(from string) string {
 	return ""
 }
 
-// ask fills in what the policy makes of a call.
-func (a *egressAuditor) ask(c *render.EgressCall) {
-	switch {
-	case a.in == nil:
-		c.State = render.EgressCalled
-		return
-	case c.Workload == "":
-		c.State = render.EgressUnmapped
-		return
+// decide asks the policy about a call: the permission that holds it, or why none does.
+func (a *egressAuditor) decide(workload string, c *calls.Call, special string) (*policy.Permission, string) {
+	if a.in == nil || workload == "" {
+		return nil, ""
+	}
+	protocol, ok := netset.ParseProtocol(c.Protocol)
+	if !ok || !protocol.HasPorts() {
+		return nil, "it is " + c.Protocol + ", and no rule permits that outside"
 	}
 	via := ""
 	if g := a.in.Policy.Gateway; g != nil {
 		via, _, _ = strings.Cut(g.Through.Value, "/")
 	}
-	q := policy.Question{From: policy.Party{Kind: policy.WorkloadParty, Name: c.Workload}, To: policy.Outside, Protocol: netset.TCP, Port: c.Port,
-		Host: c.Host, Addr: c.Addr, Via: via}
-	answer := a.in.Decide(q) // of the connection: what its requests were no log says
-	switch {
-	case answer.Permission != nil:
-		c.State, c.Rule = render.EgressNeeded, answer.Permission.Pos.Short()+" "+answer.Permission.Name
-		for i := range a.in.Permissions {
-			if &a.in.Permissions[i] == answer.Permission {
-				a.used[answer.Permission] = true
-			}
-		}
-	case c.Refused == c.Count:
-		c.State, c.Why = render.EgressDenied, answer.Why()
-	default:
-		c.State, c.Why = render.EgressUnneeded, answer.Why()
+	q := policy.Question{From: policy.Party{Kind: policy.WorkloadParty, Name: workload}, To: policy.Outside, Protocol: protocol, Port: c.Port,
+		Host: c.Host, Via: via, Whole: c.Method == ""}
+	if c.Host == "" || special != "" && c.Endpoint == "" {
+		q.Addr = c.Addr // any public one is as good as its name
 	}
+	answer := a.in.Decide(q)
+	if answer.Permission != nil && q.Whole {
+		return answer.Permission, ""
+	}
+	if q.Whole {
+		// Perhaps the gateway read its requests: a log of tunnels does not say.
+		q.Whole = false
+		if some := a.in.Decide(q); some.Permission != nil && some.Permission.Inspect {
+			return some.Permission, ""
+		} else if some.Permission != nil {
+			return nil, fmt.Sprintf("its requests are hidden, and %s allows only %s", some.Permission.Name, some.Permission.Traffic)
+		}
+		return nil, answer.Why()
+	}
+	if answer.Permission == nil {
+		return nil, answer.Why()
+	}
+	// Of a request the log has the method and nothing else that can be believed.
+	method, err := netset.ParseRequests(c.Method + " /**")
+	if err != nil {
+		return nil, err.Error()
+	}
+	traffic := netset.Port(protocol, c.Port).Limit(method)
+	for i := range a.in.Permissions {
+		p := &a.in.Permissions[i]
+		if p.To == answer.Permission.To && p.From.Has(q.From) && p.Kind == answer.Permission.Kind && p.Traffic.Overlaps(traffic) {
+			return p, ""
+		}
+	}
+	return nil, fmt.Sprintf("it is a %s, and %s allows only %s", c.Method, answer.Permission.Name, answer.Permission.Traffic)
 }
 
-// destination returns the destination that a host belongs to, an exact one first.
-func (a *egressAuditor) destination(host string) *policy.Destination {
+// destinationOf returns the destination that a host belongs to, an exact one first.
+func destinationOf(all []policy.Destination, host string) *policy.Destination {
 	var wild *policy.Destination
-	for i := range a.destinations {
-		d := &a.destinations[i]
+	for i := range all {
+		d := &all[i]
 		for _, h := range d.Hosts {
 			pattern := strings.ToLower(h.Value)
 			switch {
@@ -312,29 +372,57 @@ const (
 	fileDropCategory = "file-drop"
 )
 
-func risksOf(c *render.EgressCall, d *policy.Destination) []string {
+// metadataNames are those under which clouds know their metadata services.
+var metadataNames = []string{"metadata.google.internal", "metadata.goog", "metadata", "instance-data", "instance-data.ec2.internal", "metadata.tencentyun.com", "metadata.packet.net"}
+
+func risksOf(c *render.EgressCall, places ...*policy.Destination) []string {
 	var out []string
-	if c.Host == "" {
-		if netset.Special(c.Addr) == netset.Metadata {
-			out = append(out, render.RiskMetadata)
-		} else {
-			out = append(out, render.RiskAddress)
+	add := func(risk string) {
+		if !slices.Contains(out, risk) {
+			out = append(out, risk)
 		}
 	}
-	if d != nil {
+	switch {
+	case netset.LeadsToMetadata(c.Addr), slices.Contains(metadataNames, c.Host):
+		add(render.RiskMetadata)
+	case c.Host == "":
+		add(render.RiskAddress)
+	case c.Addr.IsValid():
+		add(render.RiskPrivate)
+	}
+	// A rule or a name of the policy's own makes no place another one.
+	for _, d := range places {
 		switch {
+		case d == nil:
 		case d.Category.Value == resolverCategory:
-			out = append(out, render.RiskResolver)
+			add(render.RiskResolver)
 		case d.Category.Value == fileDropCategory:
-			out = append(out, render.RiskFileDrop)
+			add(render.RiskFileDrop)
 		case d.MultiTenant:
-			out = append(out, render.RiskMultiTenant)
+			add(render.RiskMultiTenant)
 		}
 	}
 	if c.Port == 80 {
-		out = append(out, render.RiskCleartext)
+		add(render.RiskCleartext)
 	}
 	return out
+}
+
+// notDrafted says why no rule is drafted for a call, empty if one is.
+func notDrafted(c *render.EgressCall) string {
+	switch _, err := outside.Canonical(c.Host); {
+	case c.Workload == "":
+		return "it is no known workload (--source " + c.Source + "=WORKLOAD)"
+	case c.Dangerous(), c.Host == "", slices.Contains(c.Risks, render.RiskPrivate):
+		return strings.Join(c.Risks, ", ")
+	case err != nil:
+		return err.Error()
+	case c.Protocol != "tcp":
+		return "it is " + c.Protocol
+	case c.Port == 0:
+		return "its port is not known"
+	}
+	return ""
 }
 
 // EgressDraft writes rules for what was called and no rule needs. Nothing is drafted
@@ -352,12 +440,8 @@ func (e *Env) EgressDraft(a *render.EgressAudit) ([]byte, error) {
 		}
 		from := cmp.Or(c.Workload, c.Source)
 		says := fmt.Sprintf("%s:%d, called %s, %d bytes out", cmp.Or(c.Host, c.Addr.String()), c.Port, timesText(c.Count), c.Out)
-		switch {
-		case c.Workload == "":
-			header = append(header, "not drafted: "+from+" → "+says+": it is no known workload (--source "+from+"=WORKLOAD)")
-			continue
-		case c.Dangerous() || c.Host == "":
-			header = append(header, "not drafted: "+from+" → "+says+": "+strings.Join(c.Risks, ", "))
+		if why := notDrafted(c); why != "" {
+			header = append(header, "not drafted: "+from+" → "+says+": "+why)
 			continue
 		}
 		to, ports := draftTarget(c)

@@ -40,7 +40,7 @@ clouds are marked, and rules are never drafted for them.`,
 			{"bulkhead flows --format json | bulkhead egress audit - --format json | jq '.unused'", "rules that nothing needs"},
 		},
 		formats: []string{"text", "json"}, flags: []flagAdder{policyFlag, egressFlags, strictFlag, allFlag}, min: 2, max: -1,
-		exits: "something was called that no rule needs, or that nothing should call; with --strict, a line was not understood", run: (*call).egress,
+		exits: "something was called that no rule needs, or that nothing should call; with --strict, a line was not understood or a source is unknown", run: (*call).egress,
 	}
 }
 
@@ -55,6 +55,9 @@ func (k *call) egress() (int, error) {
 	}
 	code := Clean
 	if a.Found() {
+		code = Findings
+	}
+	if k.opts.strict && len(a.Unmapped)+a.Cut > 0 {
 		code = Findings
 	}
 	for _, f := range a.Files {

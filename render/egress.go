@@ -51,21 +51,23 @@ type EgressCall struct {
 	Source   string `json:"source"`
 	Workload string `json:"workload,omitempty"`
 	// Destination is its name in the policy or the catalogue, empty for none.
-	Destination string      `json:"destination,omitempty"`
-	Host        string      `json:"host,omitempty"`
-	Addr        netip.Addr  `json:"addr,omitzero"`
-	Port        uint16      `json:"port"`
-	Count       int         `json:"count"`
-	Refused     int         `json:"refused,omitempty"` // of them
-	Out         int64       `json:"bytes_out"`
-	In          int64       `json:"bytes_in"`
-	First       time.Time   `json:"first,omitzero"`
-	Last        time.Time   `json:"last,omitzero"`
-	State       EgressState `json:"state"`
-	Rule        string      `json:"rule,omitempty"` // that permits it
-	Why         string      `json:"why,omitempty"`  // why none does
-	Risks       []string    `json:"risks,omitempty"`
-	At          string      `json:"at"` // the first line
+	Destination string     `json:"destination,omitempty"`
+	Host        string     `json:"host,omitempty"`
+	Addr        netip.Addr `json:"addr,omitzero"`
+	// Protocol is tcp, udp, icmp or another; Port is 0 where it is not known.
+	Protocol string      `json:"protocol"`
+	Port     uint16      `json:"port"`
+	Count    int         `json:"count"`
+	Refused  int         `json:"refused,omitempty"` // of them
+	Out      int64       `json:"bytes_out"`
+	In       int64       `json:"bytes_in"`
+	First    time.Time   `json:"first,omitzero"`
+	Last     time.Time   `json:"last,omitzero"`
+	State    EgressState `json:"state"`
+	Rule     string      `json:"rule,omitempty"` // that permits it
+	Why      string      `json:"why,omitempty"`  // why none does
+	Risks    []string    `json:"risks,omitempty"`
+	At       string      `json:"at"` // the first line
 }
 
 // EgressRule is a permission in force.

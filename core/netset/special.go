@@ -2,6 +2,7 @@ package netset
 
 import (
 	"net/netip"
+	"slices"
 
 	"go4.org/netipx"
 )
@@ -138,6 +139,28 @@ var specialAddrs, metadataAddrs = func() (all, metadata Addrs) {
 	}
 	return built(&a), built(&m)
 }()
+
+// CarriesIPv4 reports whether a is an IPv6 address that carries an IPv4 one, so that
+// what is sent to it may leave for anywhere.
+func CarriesIPv4(a netip.Addr) bool {
+	switch Special(a) {
+	case "IPv4-mapped", "IPv4-translated", "IPv4-compatible", "NAT64", "local NAT64", "6to4", "Teredo", "ISATAP":
+		return true
+	}
+	return false
+}
+
+// LeadsToMetadata reports whether a is the address of a cloud's metadata service, or
+// one that carries it.
+func LeadsToMetadata(a netip.Addr) bool {
+	if Special(a) == Metadata {
+		return true
+	}
+	if b := a.As16(); localNAT64.Contains(a) && metadataAddrs.Contains(netip.AddrFrom4([4]byte(b[12:]))) {
+		return true
+	}
+	return slices.ContainsFunc(carriers, func(c carrier) bool { return c.metadata.Contains(a) })
+}
 
 // DeclaredSpecial returns the special-purpose addresses that a declared CIDR
 // opens. One that reaches into public space opens none of them, so that

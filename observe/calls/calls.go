@@ -31,6 +31,9 @@ type Call struct {
 	// the log says so.
 	Host string
 	Addr netip.Addr
+	// Others are further names that the log has for the same place: it does not say
+	// which was meant.
+	Others []string
 	// Protocol is tcp, udp, icmp or another in lower case; tcp where the log says
 	// nothing. Port is 0 where it is not known.
 	Protocol string

@@ -55,9 +55,9 @@ func TestFormats(t *testing.T) {
 1764424843.000      1 10.1.2.3 TCP_DENIED/403 3900 GET http://169.254.169.254/latest/ - HIER_NONE/- text/html
 1764424843.100      1 10.1.2.4 TCP_MISS/200 10 GET http://Mirror.example.com./simple/?token=x trainer HIER_DIRECT/1.2.3.4 text/html
 1764424843.200      1 10.1.2.4 NONE_NONE/400 10 - error:invalid-request - HIER_NONE/- text/html`,
-			`10.1.2.3 → pypi.org:443 out 0 in 4932
+			`10.1.2.3 → pypi.org 151.101.0.223:443 out 0 in 4932
 10.1.2.3 → GET 169.254.169.254:80 out 0 in 3900 denied
-trainer → GET mirror.example.com:80 out 0 in 10`},
+trainer → GET mirror.example.com 1.2.3.4:80 out 0 in 10`},
 		"what a client makes of a host is a call all the same": {"Squid access.log", `1764424842.767 12 10.1.2.3 TCP_TUNNEL/200 1 CONNECT 2852039166:443 - HIER_DIRECT/- -
 1764424842.767 12 10.1.2.3 TCP_TUNNEL/200 1 CONNECT 0xa9fea9fe:80 - HIER_DIRECT/- -
 1764424842.767 12 10.1.2.3 TCP_TUNNEL/200 1 CONNECT metadata:80 - HIER_DIRECT/- -

@@ -191,13 +191,24 @@ func (d document) hubble() (Call, outcome) {
 		c.Method = http.text("method")
 		c.Host, _, _ = fromURL(c.Method, http.text("url"))
 	}
-	if names := d.list("destination_names"); len(names) > 0 && c.Host == "" {
-		name, _ := names[0].(string)
-		c.Host, _, _ = place(name, 0)
+	if names := d.list("destination_names"); c.Host == "" {
+		for _, n := range names[:min(len(names), maxNames)] {
+			name, _ := n.(string)
+			switch host, _, _ := place(name, 0); {
+			case host == "":
+			case c.Host == "":
+				c.Host = host
+			default:
+				c.Others = append(c.Others, host)
+			}
+		}
 	}
 	_, c.Addr, _ = place(ip.text("destination"), 0)
 	return c, call
 }
+
+// maxNames is how many names of one address are read.
+const maxNames = 64
 
 // leavesCluster reports whether a flow's destination is nothing that Cilium knows.
 func (d document) leavesCluster() bool {

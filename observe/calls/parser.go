@@ -158,11 +158,17 @@ func (p *parser) squid(line string) (Call, outcome) {
 	if strings.HasPrefix(f[6], "error:") {
 		return Call{}, other // no request was read
 	}
-	c := Call{Source: sourceOf(f[2]), Asked: true, In: max(n, 0), Time: seconds(at), Method: f[5], Denied: strings.Contains(f[3], "DENIED")}
+	c := Call{Source: sourceOf(f[2]), Asked: true, In: max(n, 0), Time: seconds(at), Method: f[5]}
+	// Where a reply was refused the request had left.
+	c.Denied = strings.Contains(f[3], "DENIED") && !strings.Contains(f[3], "DENIED_REPLY")
 	if f[7] != "-" {
 		c.Source = f[7]
 	}
 	c.Host, c.Addr, c.Port = fromURL(f[5], f[6])
+	// Unless another proxy was asked, the peer is the server.
+	if how, peer, _ := strings.Cut(f[8], "/"); !c.Addr.IsValid() && (strings.HasSuffix(how, "DIRECT") || strings.HasSuffix(how, "ORIGINAL_DST") || how == "PINNED") {
+		_, c.Addr, _ = place(peer, 0)
+	}
 	return c, call
 }
 

@@ -86,7 +86,13 @@ func (p *printer) call(c *render.EgressCall) {
 	if c.Destination != "" && c.Destination != to {
 		to = c.Destination + " (" + to + ")"
 	}
-	p.printf("  %s → %s:%d  %s", from, to, c.Port, p.paint(dim, fmt.Sprintf("%s, %s out, %s in", times(c.Count), bytes(c.Out), bytes(c.In))))
+	if c.Port != 0 {
+		to = fmt.Sprintf("%s:%d", to, c.Port)
+	}
+	if c.Protocol != "tcp" {
+		to += "/" + c.Protocol
+	}
+	p.printf("  %s → %s  %s", from, to, p.paint(dim, fmt.Sprintf("%s, %s out, %s in", times(c.Count), bytes(c.Out), bytes(c.In))))
 	if !c.First.IsZero() {
 		p.printf("  %s", p.paint(dim, c.First.Format(time.DateTime)+" to "+c.Last.Format(time.DateTime)))
 	}
