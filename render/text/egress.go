@@ -92,6 +92,9 @@ func (p *printer) call(c *render.EgressCall) {
 	if c.Protocol != "tcp" {
 		to += "/" + c.Protocol
 	}
+	if c.Host != "" && c.Addr.IsValid() {
+		to += " at " + c.Addr.String()
+	}
 	p.printf("  %s → %s  %s", from, to, p.paint(dim, fmt.Sprintf("%s, %s out, %s in", times(c.Count), bytes(c.Out), bytes(c.In))))
 	if !c.First.IsZero() {
 		p.printf("  %s", p.paint(dim, c.First.Format(time.DateTime)+" to "+c.Last.Format(time.DateTime)))
