@@ -273,11 +273,26 @@ func (a *egressAuditor) workload(from string) string {
 	if best >= 0 {
 		return a.sources[best].workload
 	}
-	name := from[strings.LastIndexByte(from, '/')+1:]
-	if a.in != nil && a.in.Workload(name) != nil {
+	if a.in == nil {
+		return ""
+	}
+	namespace, name, namespaced := strings.Cut(from, "/")
+	if !namespaced {
+		name = from
+	}
+	if w := a.in.Workload(name); w != nil && (!namespaced || inNamespace(w, namespace)) {
 		return name
 	}
 	return ""
+}
+
+// inNamespace reports whether a workload is in a namespace of Kubernetes. One of the
+// same name elsewhere is another.
+func inNamespace(w *policy.Workload, namespace string) bool {
+	return slices.ContainsFunc(w.Bindings, func(b policy.Binding) bool {
+		f, ok := b.Field("namespace")
+		return ok && b.Target.Value == "kubernetes" && f.Text.Value == namespace
+	})
 }
 
 // decide asks the policy about a call: the permission that holds it, or why none does.

@@ -204,3 +204,14 @@ func TestDraftsCover(t *testing.T) {
 		t.Error(show(again))
 	}
 }
+
+// TestANamesakeInAnotherNamespaceIsNobody: it has not the workload's rules.
+func TestANamesakeInAnotherNamespaceIsNobody(t *testing.T) {
+	const flow = `{"flow":{"verdict":"FORWARDED","IP":{"source":"10.0.0.5","destination":"8.8.4.4"},"l4":{"TCP":{"destination_port":443}},"source":{"namespace":"NS","workloads":[{"name":"trainer"}]},"destination":{"labels":["reserved:world"]},"destination_names":["pypi.org"],"traffic_direction":"EGRESS"}}`
+	for namespace, want := range map[string]render.EgressState{"t": render.EgressNeeded, "other": render.EgressUnmapped} {
+		a, _ := attack(t, strings.Replace(flow, "NS", namespace, 1))
+		if len(a.Calls) != 1 || a.Calls[0].State != want {
+			t.Errorf("from %s/trainer it is not %s:%s", namespace, want, show(a))
+		}
+	}
+}
