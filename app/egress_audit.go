@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,8 @@ func (e *Env) EgressAudit(q EgressAudit) (*render.EgressAudit, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &egressAuditor{out: &render.EgressAudit{Calls: []render.EgressCall{}, Unused: []render.EgressRule{}, Unmapped: []string{}}, at: map[egressKey]int{}, used: map[*policy.Permission]bool{}}
+	a := &egressAuditor{out: &render.EgressAudit{Calls: []render.EgressCall{}, Unused: []render.EgressRule{}, Unmapped: []string{}}, at: map[egressKey]int{},
+		used: map[*policy.Permission]bool{}, asked: map[egressQuestion]egressAnswer{}}
 	if d != nil {
 		if err := q.Warn(d.Warnings, d.Lines); err != nil {
 			return nil, err
@@ -49,9 +51,10 @@ func (e *Env) EgressAudit(q EgressAudit) (*render.EgressAudit, error) {
 	if a.sources, err = callSources(q.Sources, a.in); err != nil {
 		return nil, err
 	}
-	a.destinations = policyfile.Catalogue()
+	a.catalogue = placesOf(policyfile.Catalogue())
+	a.destinations = a.catalogue
 	if a.in != nil {
-		a.destinations = a.in.Policy.Destinations
+		a.destinations = placesOf(a.in.Policy.Destinations)
 	}
 	for _, path := range q.Paths {
 		if err := e.readCalls(path, a); err != nil {
@@ -85,7 +88,7 @@ func (e *Env) readCalls(path string, a *egressAuditor) error {
 	}
 	f := render.EgressFile{Name: path, Format: c.Format, Lines: c.Lines, Calls: c.Calls, Other: c.Other, Unknown: c.Unknown}
 	for _, x := range c.Examples {
-		f.Examples = append(f.Examples, fmt.Sprintf("%s:%d: %s", path, x.Line, x.Text))
+		f.Examples = append(f.Examples, fmt.Sprintf("%s:%d: %s: %s", path, x.Line, x.Why, x.Text))
 	}
 	a.out.Files = append(a.out.Files, f)
 	return nil
@@ -112,7 +115,12 @@ func callSources(given []string, in *policy.Intent) ([]callSource, error) {
 		if p, err := netip.ParsePrefix(from); err == nil {
 			s.prefix = p.Masked()
 		} else if a, err := netip.ParseAddr(from); err == nil {
-			s.prefix = netip.PrefixFrom(a, a.BitLen())
+			s.prefix = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())
+		}
+		for _, o := range out {
+			if (o.name == s.name || s.prefix.IsValid() && o.prefix == s.prefix) && o.workload != s.workload {
+				return nil, wrongInput("leave one of them out", "--source %s: %s is %s already", text, from, o.workload)
+			}
 		}
 		out = append(out, s)
 	}
@@ -132,10 +140,25 @@ type egressKey struct {
 type egressAuditor struct {
 	in           *policy.Intent // nil without a policy
 	sources      []callSource
-	destinations []policy.Destination
+	destinations *knownPlaces // of the policy, with those of the catalogue it does not replace
+	catalogue    *knownPlaces
 	out          *render.EgressAudit
 	at           map[egressKey]int
 	used         map[*policy.Permission]bool
+	// asked are the answers so far: a log asks the same again and again.
+	asked map[egressQuestion]egressAnswer
+}
+
+// egressQuestion is all of a call that the policy is asked about.
+type egressQuestion struct {
+	workload, host, protocol, method, endpoint string
+	addr                                       netip.Addr
+	port                                       uint16
+}
+
+type egressAnswer struct {
+	rule *policy.Permission
+	why  string
 }
 
 func (a *egressAuditor) add(path string, c *calls.Call) {
@@ -211,14 +234,15 @@ func (a *egressAuditor) judge() {
 	for i := range a.out.Calls {
 		c := &a.out.Calls[i]
 		c.Count = max(c.Count, 1) // of a log that begins after the call did
-		known := destinationOf(policyfile.Catalogue(), c.Host)
-		d := destinationOf(a.destinations, c.Host)
+		known := a.catalogue.of(c.Host)
+		d := a.destinations.of(c.Host)
 		if d == nil {
 			d = known
 		}
 		if d != nil {
 			c.Destination = d.Name.Value
 		}
+		c.Covers = a.destinations.covering(c)
 		c.Risks = risksOf(c, known, d)
 		switch {
 		case a.in == nil && c.Refused >= c.Count:
@@ -300,18 +324,33 @@ func (a *egressAuditor) decide(workload string, c *calls.Call, special string) (
 	if a.in == nil || workload == "" {
 		return nil, ""
 	}
-	protocol, ok := netset.ParseProtocol(c.Protocol)
+	k := egressQuestion{workload: workload, host: c.Host, protocol: c.Protocol, method: c.Method, endpoint: c.Endpoint, port: c.Port}
+	if c.Host == "" || special != "" {
+		k.addr = c.Addr // any public one is as good as its name
+	}
+	x, known := a.asked[k]
+	if !known {
+		x.rule, x.why = a.ask(&k)
+		if len(a.asked) < maxCalls {
+			a.asked[k] = x
+		}
+	}
+	return x.rule, x.why
+}
+
+func (a *egressAuditor) ask(k *egressQuestion) (*policy.Permission, string) {
+	protocol, ok := netset.ParseProtocol(k.protocol)
 	if !ok || !protocol.HasPorts() {
-		return nil, "it is " + c.Protocol + ", and no rule permits that outside"
+		return nil, "it is " + k.protocol + ", and no rule permits that outside"
 	}
-	via := ""
-	if g := a.in.Policy.Gateway; g != nil {
-		via, _, _ = strings.Cut(g.Through.Value, "/")
-	}
-	q := policy.Question{From: policy.Party{Kind: policy.WorkloadParty, Name: workload}, To: policy.Outside, Protocol: protocol, Port: c.Port,
-		Host: c.Host, Via: via, Whole: c.Method == ""}
-	if c.Host == "" || special != "" && c.Endpoint == "" {
-		q.Addr = c.Addr // any public one is as good as its name
+	q := policy.Question{From: policy.Party{Kind: policy.WorkloadParty, Name: k.workload}, Protocol: protocol, Port: k.port, Whole: k.method == ""}
+	if k.endpoint != "" {
+		q.To = policy.Party{Kind: policy.OutsideParty, Name: policy.EndpointPrefix + k.endpoint}
+	} else {
+		q.To, q.Host, q.Addr = policy.Outside, k.host, k.addr
+		if g := a.in.Policy.Gateway; g != nil {
+			q.Via, _, _ = strings.Cut(g.Through.Value, "/")
+		}
 	}
 	answer := a.in.Decide(q)
 	if answer.Permission != nil && q.Whole {
@@ -331,54 +370,74 @@ func (a *egressAuditor) decide(workload string, c *calls.Call, special string) (
 		return nil, answer.Why()
 	}
 	// Of a request the log has the method and nothing else that can be believed.
-	method, err := netset.ParseRequests(c.Method + " /**")
+	method, err := netset.ParseRequests(k.method + " /**")
 	if err != nil {
 		return nil, err.Error()
 	}
-	traffic := netset.Port(protocol, c.Port).Limit(method)
-	for i := range a.in.Permissions {
-		p := &a.in.Permissions[i]
+	traffic := netset.Port(protocol, k.port).Limit(method)
+	near := a.in.Naming(q.From, q.Host)
+	if q.Host == "" {
+		near = a.in.PermissionsTo(answer.Permission.To)
+	}
+	for _, p := range near {
 		if p.To == answer.Permission.To && p.From.Has(q.From) && p.Kind == answer.Permission.Kind && p.Traffic.Overlaps(traffic) {
 			return p, ""
 		}
 	}
-	return nil, fmt.Sprintf("it is a %s, and %s allows only %s", c.Method, answer.Permission.Name, answer.Permission.Traffic)
+	return nil, fmt.Sprintf("it is a %s, and %s allows only %s", k.method, answer.Permission.Name, answer.Permission.Traffic)
 }
 
-// destinationOf returns the destination that a host belongs to, an exact one first.
-func destinationOf(all []policy.Destination, host string) *policy.Destination {
-	var wild *policy.Destination
+// knownPlaces finds destinations by host.
+type knownPlaces struct {
+	exact map[string][]*policy.Destination
+	wild  []wildPlace
+}
+
+// wildPlace is a pattern with a wildcard or a region.
+type wildPlace struct {
+	suffix      string // behind the last of them
+	pattern     *regexp.Regexp
+	destination *policy.Destination
+}
+
+const regionField = "{region}"
+
+func placesOf(all []policy.Destination) *knownPlaces {
+	x := &knownPlaces{exact: map[string][]*policy.Destination{}}
 	for i := range all {
-		d := &all[i]
-		for _, h := range d.Hosts {
-			pattern := strings.ToLower(h.Value)
-			switch {
-			case pattern == host:
-				return d
-			case wild == nil && matchesHost(pattern, host):
-				wild = d
+		for _, h := range all[i].Hosts {
+			host := strings.ToLower(h.Value)
+			if strings.HasPrefix(host, "*.") || strings.Contains(host, regionField) {
+				x.wild = append(x.wild, wildPlace{host[strings.LastIndexAny(host, "*}")+1:], hostPattern(host), &all[i]})
+			} else {
+				x.exact[host] = append(x.exact[host], &all[i])
 			}
 		}
 	}
-	return wild
+	return x
 }
 
-// matchesHost reports whether a host is one that a pattern means, in any region.
-func matchesHost(pattern, host string) bool {
-	if before, after, regional := strings.Cut(pattern, "{region}"); regional {
-		suffix, wild := strings.CutPrefix(before, "*")
-		i := strings.LastIndex(host, suffix)
-		if !wild {
-			suffix, i = before, 0
-		}
-		if i < 0 || !strings.HasPrefix(host[i:], suffix) || !strings.HasSuffix(host, after) || len(host) < i+len(suffix)+len(after)+1 {
-			return false
-		}
-		region := host[i+len(suffix) : len(host)-len(after)]
-		return !strings.Contains(region, ".") && (!wild || i > 0)
+// hostPattern returns what hosts a pattern means, in any region.
+func hostPattern(host string) *regexp.Regexp {
+	text := strings.ReplaceAll(regexp.QuoteMeta(host), regexp.QuoteMeta(regionField), `[^.]+`)
+	if rest, ok := strings.CutPrefix(text, `\*`); ok {
+		text = ".+" + rest
 	}
-	suffix, wild := strings.CutPrefix(pattern, "*")
-	return wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix)
+	return regexp.MustCompile("^" + text + "$")
+}
+
+// of returns the destination that a host belongs to, an exact one first, nil if there
+// is none.
+func (x *knownPlaces) of(host string) *policy.Destination {
+	if exact := x.exact[host]; len(exact) > 0 {
+		return exact[0]
+	}
+	for _, w := range x.wild {
+		if strings.HasSuffix(host, w.suffix) && w.pattern.MatchString(host) {
+			return w.destination
+		}
+	}
+	return nil
 }
 
 // The categories of the catalogue that are there to be noticed.
@@ -444,6 +503,7 @@ func notDrafted(c *render.EgressCall) string {
 // for what should never be called, nor for addresses: these stand in the header.
 func (e *Env) EgressDraft(a *render.EgressAudit) ([]byte, error) {
 	d := policyfile.Draft{Policy: &policy.Policy{}, Comments: map[policyfile.Entry]string{}}
+	var left []string // not drafted
 	header := []string{"Rules drafted from what was called. Every one is a guess: keep what is needed, say why and who answers for it, remove the rest."}
 	type ruleKey struct{ from, to, ports string }
 	index := map[ruleKey]int{}
@@ -456,7 +516,7 @@ func (e *Env) EgressDraft(a *render.EgressAudit) ([]byte, error) {
 		from := cmp.Or(c.Workload, c.Source)
 		says := fmt.Sprintf("%s:%d, called %s, %d bytes out", cmp.Or(c.Host, c.Addr.String()), c.Port, timesText(c.Count), c.Out)
 		if why := notDrafted(c); why != "" {
-			header = append(header, "not drafted: "+from+" → "+says+": "+why)
+			left = append(left, "not drafted: "+from+" → "+says+": "+why)
 			continue
 		}
 		to, ports := draftTarget(c)
@@ -483,28 +543,41 @@ func (e *Env) EgressDraft(a *render.EgressAudit) ([]byte, error) {
 		}
 		d.Comments[policyfile.NumberedEntry("egress", n)] = strings.Join(lines, "\n")
 	}
-	d.Header = strings.Join(header, "\n")
-	return policyfile.Marshal(d)
+	const mostLeft = 100
+	if n := len(left); n > mostLeft {
+		left = append(left[:mostLeft], fmt.Sprintf("not drafted: %d more; the audit lists them with --all", n-mostLeft))
+	}
+	d.Header = strings.Join(append(header, left...), "\n")
+	text, err := policyfile.Marshal(d)
+	if err != nil {
+		return nil, wrongInput("name workloads with --source as a policy can, such as trainer", "the rules cannot be written: %v", err)
+	}
+	return text, nil
 }
 
-// draftTarget names where a rule for a call leads: a destination of the catalogue if
-// its host is an exact one of it, otherwise the host.
-func draftTarget(c *render.EgressCall) (to, ports string) {
-	for _, d := range policyfile.Catalogue() {
-		if d.Name.Value != c.Destination {
-			continue
-		}
+// covering returns the destination that a rule for a call can name, empty for none:
+// it has that very host and port, and naming it lets nobody else's tenants through.
+func (x *knownPlaces) covering(c *render.EgressCall) string {
+	for _, d := range x.exact[c.Host] {
 		port := slices.ContainsFunc(d.Ports, func(p policy.Text) bool { return p.Value == strconv.Itoa(int(c.Port)) }) || len(d.Ports) == 0 && c.Port == 443
-		exact := slices.ContainsFunc(d.Hosts, func(h policy.Text) bool { return strings.EqualFold(h.Value, c.Host) })
-		regional := slices.ContainsFunc(d.Hosts, func(h policy.Text) bool { return strings.Contains(h.Value, "{region}") })
-		if port && exact && !regional {
-			return c.Destination, ""
+		regional := slices.ContainsFunc(d.Hosts, func(h policy.Text) bool { return strings.Contains(strings.ToLower(h.Value), regionField) })
+		wide := d.MultiTenant && slices.ContainsFunc(d.Hosts, func(h policy.Text) bool { return strings.HasPrefix(h.Value, "*") })
+		if port && !regional && !wide {
+			return d.Name.Value
 		}
 	}
-	if c.Port != 443 {
-		ports = strconv.Itoa(int(c.Port))
+	return ""
+}
+
+// draftTarget names where a rule for a call leads.
+func draftTarget(c *render.EgressCall) (to, ports string) {
+	switch {
+	case c.Covers != "":
+		return c.Covers, ""
+	case c.Port != 443:
+		return c.Host, strconv.Itoa(int(c.Port))
 	}
-	return c.Host, ports
+	return c.Host, ""
 }
 
 func timesText(n int) string {

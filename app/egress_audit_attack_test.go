@@ -21,6 +21,8 @@ workloads:
   loader: {zone: training, at: {kubernetes: {namespace: t, labels: {app: loader}}}}
 destinations:
   ours: {title: our drop, hosts: [transfer.sh]}
+endpoints:
+  models: {hosts: [models.example.com], address: 10.3.0.5, consumers: [trainer], because: models, owner: ml}
 egress:
   - {from: trainer, to: pypi.org, because: dependencies, owner: ml}
   - {from: trainer, to: transfer.sh, because: sharing, owner: ml}
@@ -84,6 +86,9 @@ func TestWhatMustBeFound(t *testing.T) {
 		"metadata as a mapped address":                    "source_workload,dst_ip,port\ntrainer,::ffff:169.254.169.254,80\n",
 		"metadata through 6to4":                           "source_workload,dst_ip,port\ntrainer,2002:a9fe:a9fe::1,80\n",
 		"a place to drop files under our own name":        `1764424842.767 12 trainer TCP_TUNNEL/200 4932 CONNECT transfer.sh:443 - HIER_DIRECT/8.8.4.4 -`,
+		"an endpoint that is not its own":                 `{"id":"a","seq":1,"time":"2026-11-29T15:00:00Z","event":"open","node":"n","side":"gateway","from":{"workload":"loader"},"to":{"name":"models.example.com","port":443,"service":"endpoint/models"},"transport":"tcp","verdict":"allow","generation":1}`,
+		"an endpoint that is none":                        `{"id":"a","seq":1,"time":"2026-11-29T15:00:00Z","event":"open","node":"n","side":"gateway","from":{"workload":"trainer"},"to":{"name":"pypi.org","port":443,"service":"endpoint/nothing"},"transport":"tcp","verdict":"allow","generation":1}`,
+		"an endpoint's name on the public way":            `1764424842.767 12 trainer TCP_TUNNEL/200 4932 CONNECT models.example.com:443 - HIER_DIRECT/8.8.4.4 -`,
 		"ICMP with bytes":                                 "source_workload,dst_ip,port,protocol,bytes\ntrainer,8.8.4.4,0,icmp,900000\n",
 		"bytes that overflow":                             "source_workload,host,port,bytes\n" + strings.Repeat("trainer,evil.test,443,9007199254740991\n", 1100),
 	} {
@@ -105,6 +110,10 @@ func TestWhatIsPermitted(t *testing.T) {
 	a, _ := attack(t, "1764424842.767 12 trainer TCP_TUNNEL/200 4932 CONNECT PyPI.org.:443 - HIER_DIRECT/8.8.4.4 -\n"+
 		"1764424842.767 12 trainer TCP_DENIED/403 4932 CONNECT evil.test:443 - HIER_NONE/- -\n")
 	if a.Found() {
+		t.Error(show(a))
+	}
+	a, _ = attack(t, `{"id":"a","seq":1,"time":"2026-11-29T15:00:00Z","event":"open","node":"n","side":"gateway","from":{"workload":"trainer"},"to":{"name":"models.example.com","addr":"10.3.0.5:443","service":"endpoint/models"},"transport":"tcp","verdict":"allow","generation":1}`)
+	if a.Found() || a.Calls[0].State != render.EgressNeeded {
 		t.Error(show(a))
 	}
 	a, _ = attack(t, "source_workload,dst_ip,port\nloader,10.9.1.1,5432\n")
@@ -212,6 +221,79 @@ func TestANamesakeInAnotherNamespaceIsNobody(t *testing.T) {
 		a, _ := attack(t, strings.Replace(flow, "NS", namespace, 1))
 		if len(a.Calls) != 1 || a.Calls[0].State != want {
 			t.Errorf("from %s/trainer it is not %s:%s", namespace, want, show(a))
+		}
+	}
+}
+
+// TestWhoASourceIs: a source is only taken for a workload by its name if nothing
+// says that it is another one.
+func TestWhoASourceIs(t *testing.T) {
+	for from, want := range map[string]string{
+		"trainer": "trainer", "t/trainer": "trainer", "evil/trainer": "", "/trainer": "", "trainer/trainer": "", "t/x/trainer": "", "spiffe://evil/trainer": "",
+		"Trainer": "", "nobody": "", "10.0.0.5": "loader", "10.0.0.6": "trainer", "::ffff:10.0.0.5": "loader", "10.0.1.5": "", "job-7": "loader", "10.0.0.5:443": "loader",
+	} {
+		a, _ := attack(t, "source_workload,host,port\n"+from+",pypi.org,443\n", "10.0.0.0/24=trainer", "::ffff:10.0.0.5=loader", "job-7=loader")
+		if len(a.Calls) != 1 || a.Calls[0].Workload != want || (a.Calls[0].State == render.EgressUnmapped) != (want == "") {
+			t.Errorf("%s is %q, not %q", from, a.Calls[0].Workload, want)
+		}
+	}
+	for _, twice := range [][]string{{"10.0.0.5=trainer", "10.0.0.5/32=loader"}, {"10.0.0.1/8=trainer", "10.0.0.2/8=loader"}, {"x=trainer", "x=loader"}} {
+		e := &Env{Dir: t.TempDir()}
+		if _, err := e.EgressAudit(EgressAudit{Sources: twice}); err == nil {
+			t.Errorf("%v are taken", twice)
+		}
+	}
+}
+
+// TestDraftsNameDestinations: a destination stands for its hosts only where its name
+// lets nothing else through, and means in the policy what it means here.
+func TestDraftsNameDestinations(t *testing.T) {
+	for host, want := range map[string]string{
+		"files.pythonhosted.org": "pypi", "transfer.example.com": "shared", "s3.amazonaws.com": "s3.amazonaws.com", "x.s3.amazonaws.com": "x.s3.amazonaws.com",
+		"sts.amazonaws.com": "sts.amazonaws.com", "api.anthropic.com": "api.anthropic.com", "one.example.com": "one.example.com",
+	} {
+		dir := t.TempDir()
+		e := &Env{Dir: dir, Now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)}
+		policy := `version: 1
+platform: audit
+zones:
+  training: {role: training}
+workloads:
+  trainer: {zone: training}
+destinations:
+  shared: {title: shared, hosts: [transfer.example.com, "*.shared.example.com"]}
+  tenants: {title: tenants, hosts: [one.example.com, "*.tenants.example.com"], multiTenant: true}
+  anthropic: {title: a mirror, hosts: [mirror.example.com]}
+`
+		for name, text := range map[string]string{"p.yaml": policy, "log": "1764424842.767 12 trainer TCP_TUNNEL/200 1 CONNECT " + host + ":443 - HIER_DIRECT/8.8.4.4 -\n"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := e.EgressAudit(EgressAudit{Paths: []string{"log"}, Policy: "p.yaml", Warn: func(source.Diagnostics, Lines) error { return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := drafted(t, e, a); !strings.Contains(text, "from: trainer, to: "+want+"}") {
+			t.Errorf("%s: want %s\n%s", host, want, text)
+		}
+	}
+}
+
+func TestKnownPlaces(t *testing.T) {
+	x := placesOf(policyfile.Catalogue())
+	for host, want := range map[string]string{
+		"pypi.org": "pypi", "x.pypi.org": "", "bedrock-runtime.eu-west-1.amazonaws.com": "bedrock", "bedrock-runtime..amazonaws.com": "", "bedrock-runtime.a.b.amazonaws.com": "",
+		"b.s3.eu-west-1.amazonaws.com": "aws-s3", "a.b.s3.amazonaws.com": "aws-s3", "s3.amazonaws.com": "aws-s3", "xs3.amazonaws.com": "", ".s3.amazonaws.com": "",
+		"123.dkr.ecr.eu-west-1.amazonaws.com": "ecr", "r2.dev": "", "a.r2.dev": "cloudflare-r2",
+		"b.s3.eu-west-1.amazonaws.com.evil.test": "", "b.s3xeu-west-1.amazonaws.com": "", "": "",
+	} {
+		got := ""
+		if d := x.of(host); d != nil {
+			got = d.Name.Value
+		}
+		if got != want {
+			t.Errorf("%s is %q, not %q", host, got, want)
 		}
 	}
 }

@@ -68,6 +68,9 @@ type EgressCall struct {
 	Why      string      `json:"why,omitempty"`  // why none does
 	Risks    []string    `json:"risks,omitempty"`
 	At       string      `json:"at"` // the first line
+	// Covers is the destination by whose name a rule can permit it, empty if only
+	// the host itself can.
+	Covers string `json:"-"`
 }
 
 // EgressRule is a permission in force.

@@ -51,6 +51,9 @@ func EgressAudit(w io.Writer, a *render.EgressAudit, o Options) error {
 			p.printf("  %s  %s\n", r.Name, p.paint(dim, r.At))
 		}
 	}
+	if len(a.Calls) == 0 {
+		p.printf("note: no call outside is in what was read: that shows neither that nothing is called, nor that a rule is unused\n")
+	}
 	if len(a.Unmapped) > 0 {
 		p.hanging("note: ", "      ", "say which workload a source is with --source SOURCE=WORKLOAD: "+listing(a.Unmapped, 8))
 	}
